@@ -1,0 +1,1 @@
+"""Feeding: order, columns, fetching, the DataLoader, readers of files."""

@@ -1,0 +1,1 @@
+"""Named data sets: find, download and verify them; load them as NumPy arrays."""

@@ -1,0 +1,94 @@
+"""Writing files so that a reader finds the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from handful.errors import RunError
+
+NONFINITE_KEY = "$float"
+"""JSON has no NaN or infinity: they are written ``{"$float": "nan"}``."""
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to the disk, then rename it.
+
+    Args:
+        path: Where the content shall lie; its folder exists.
+        content: The whole content.
+
+    Raises:
+        OSError: It could not be written; ``path`` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries (names, renames) to the disk, where systems allow it."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return strict JSON; numbers that are not finite become ``{"$float": …}``."""
+    return json.dumps(_encode(value), indent=indent, allow_nan=False)
+
+
+def from_json(text: str | bytes) -> Any:
+    """Read what `to_json` wrote.
+
+    Raises:
+        ValueError: The text is not JSON.
+    """
+    return json.loads(text, object_hook=_decode)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run's folder.
+
+    Raises:
+        RunError: It is missing, unreadable or not JSON.
+    """
+    try:
+        return from_json(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError):
+        raise RunError(f"{path} is not JSON; the file is damaged.") from None
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {NONFINITE_KEY: str(value)}
+    if isinstance(value, dict):
+        return {str(key): _encode(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(mapping: dict[str, Any]) -> Any:
+    if mapping.keys() == {NONFINITE_KEY} and mapping[NONFINITE_KEY] in (
+        "nan",
+        "inf",
+        "-inf",
+    ):
+        return float(mapping[NONFINITE_KEY])
+    return mapping

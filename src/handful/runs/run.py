@@ -1,0 +1,178 @@
+"""Run: what happened in one training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from handful.errors import RunError
+from handful.runs.files import from_json, read_json
+
+FORMAT_VERSION = 1
+"""Version of a run's folder that this handful writes."""
+
+STEP_DTYPE = np.dtype([("loss", "<f4"), ("lr", "<f8")])
+"""A row of ``steps.npy``: mean loss of the batch, and the rate of the step."""
+
+
+@dataclass
+class Run:
+    """What happened in one training.
+
+    `Trainer.fit` returns one; `Run.load` reads one back from its folder, without torch.
+    """
+
+    path: Path | None = None
+    """The run's folder; None for a run kept in memory."""
+
+    status: str = "running"
+    """``running``, ``finished``, ``stopped`` (on request) or ``failed``."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    """Every setting, defaults included."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """A record an epoch: ``epoch`` (from 1 on), ``step``, ``samples``, ``train_loss``,
+    ``lr``, ``seconds``, and where there was validation ``valid_loss`` and metrics."""
+
+    steps: NDArray[np.void] = field(default_factory=lambda: np.empty(0, STEP_DTYPE))
+    """Loss and rate of every step, shape ``(S,)``, dtype `STEP_DTYPE`."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """Warnings, resumes and the like, oldest first."""
+
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Versions and machine."""
+
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What the last bits of the numbers depend on."""
+
+    @property
+    def monitor(self) -> str:
+        """The loss that decides which epoch is best."""
+        validated = any("valid_loss" in record for record in self.history)
+        return "valid_loss" if validated else "train_loss"
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The record of the epoch with the least `monitor`, None before the first."""
+        name = self.monitor
+        numbers = [r for r in self.history if not math.isnan(r.get(name, math.nan))]
+        return min(numbers, key=lambda record: float(record[name]), default=None)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all epochs together."""
+        return float(sum(record.get("seconds", 0.0) for record in self.history))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Read a run from its folder.
+
+        Args:
+            path: The folder.
+
+        Returns:
+            The run, as far as it got.
+
+        Raises:
+            RunError: The folder is missing, holds no run, was written by a newer
+                version, or one of its files is damaged.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise RunError(f"run must be a folder that exists; got {str(path)!r}.")
+        if not (folder / "run.json").is_file():
+            raise RunError(
+                f"{folder} holds no run: run.json is missing. "
+                "Give the folder that `handful train` printed at its end."
+            )
+        meta = _read_meta(folder / "run.json")
+        return cls(
+            path=folder,
+            status=str(meta.get("status", "running")),
+            config=read_config(folder / "config.yaml"),
+            history=read_lines(folder / "history.jsonl"),
+            steps=_read_steps(folder / "steps.npy"),
+            events=read_lines(folder / "events.jsonl"),
+            environment=dict(meta.get("environment", {})),
+            identity=dict(meta.get("identity", {})),
+        )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a run's ``config.yaml``.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            config = YAML(typ="safe", pure=True).load(file)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.") from None
+    except (YAMLError, UnicodeDecodeError):
+        raise RunError(f"{path} is not YAML; the file is damaged.") from None
+    if not isinstance(config, dict):
+        raise RunError(f"{path} must hold settings; the file is damaged.")
+    return config
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line; a last line cut short is left out.
+
+    Raises:
+        RunError: A line before the last is not JSON.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = from_json(line)
+            if not isinstance(record, dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            raise RunError(f"{path}, line {number}, is no JSON object.") from None
+        records.append(record)
+    return records
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    meta = read_json(path)
+    version = meta.get("format_version") if isinstance(meta, dict) else None
+    if not isinstance(version, int):
+        raise RunError(f"{path} has no format_version; the file is damaged.")
+    if version > FORMAT_VERSION:
+        raise RunError(
+            f"{path} has format version {version}, and this handful reads up to "
+            f"{FORMAT_VERSION}. Install a newer handful."
+        )
+    return dict(meta)
+
+
+def _read_steps(path: Path) -> NDArray[np.void]:
+    if not path.exists():
+        return np.empty(0, STEP_DTYPE)
+    try:
+        steps = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise RunError(f"{path} is not a NumPy file; it is damaged.") from None
+    if steps.dtype != STEP_DTYPE or steps.ndim != 1:
+        raise RunError(
+            f"{path} must hold rows of {STEP_DTYPE}; got {steps.dtype}, "
+            f"shape {steps.shape}."
+        )
+    return np.asarray(steps)

@@ -1,0 +1,1 @@
+"""Training: recipes, optimisers, schedules, metrics, steps, the Trainer."""

@@ -1,0 +1,87 @@
+"""Callbacks: code of the user's that runs during a training; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handful.runs.run import Run
+
+__all__ = ["Callback", "FitState"]
+
+
+@dataclass(slots=True)
+class FitState:
+    """Where a training stands: one object for the whole fit, updated in place.
+
+    Copy what you want to keep; the next step overwrites it.
+    """
+
+    run: Run
+    """The run so far."""
+
+    epochs: int
+    """Epochs of the whole run."""
+
+    steps_per_epoch: int | None
+    """Steps of an epoch; None when the loader has no length."""
+
+    epoch: int = 0
+    """The current epoch, from 1 on; 0 before the first."""
+
+    step: int = 0
+    """Optimisation steps done in the whole run."""
+
+    samples: int = 0
+    """Samples seen in the whole run."""
+
+    lr: float = 0.0
+    """Learning rate of the last step."""
+
+    loss: Any = None
+    """Mean loss of the last step, a tensor of shape ``()`` on the training's device;
+    None before the first step. Reading it (``float(state.loss)``) waits for the
+    device, so don't read it at each step of a fast training."""
+
+
+class Callback:
+    """Base of callbacks: override the methods that you need.
+
+    A training calls them in the thread that trains. An exception raised in one ends
+    the training. `on_step` is called only where a class overrides it, so that a
+    callback for epochs costs nothing per step.
+
+    Example:
+        >>> class Best(Callback):
+        ...     "Keep the lowest validation loss."
+        ...
+        ...     def __init__(self):
+        ...         self.loss = float("inf")
+        ...
+        ...     def on_epoch_end(self, state, record):
+        ...         self.loss = min(self.loss, record["valid_loss"])
+        >>> best = Best()
+        >>> best.on_epoch_end(None, {"epoch": 1, "valid_loss": 0.25})
+        >>> best.loss
+        0.25
+    """
+
+    def on_run_start(self, state: FitState) -> None:
+        """Act before the first step; of a resumed run, before the first new one."""
+
+    def on_step(self, state: FitState) -> None:
+        """Act after an optimisation step."""
+
+    def on_epoch_end(self, state: FitState, record: Mapping[str, Any]) -> None:
+        """Act after an epoch and its validation.
+
+        Args:
+            state: Where the training stands.
+            record: The epoch's line of the history: ``epoch``, ``train_loss`` and so
+                on.
+        """
+
+    def on_run_end(self, state: FitState) -> None:
+        """Act at the end, also after an error or Ctrl-C."""

@@ -1,0 +1,76 @@
+"""Predictions as a table, and the files that it is written to."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from handful.errors import unknown_choice
+from handful.extras import import_extra
+from handful.train.choices import PREDICTION_SUFFIXES
+
+
+def prediction_table(outputs: Tensor, targets: Tensor) -> dict[str, NDArray[Any]]:
+    """Return predictions by column.
+
+    Args:
+        outputs: What the model returned, shape ``(N, …)``.
+        targets: What it should have, shape ``(N, …)``.
+
+    Returns:
+        ``sample`` (0 … N - 1), ``target``, ``prediction``; for class labels also
+        ``probability``, the softmax of the predicted class. Targets of several numbers
+        have a column each: ``target_0`` and so on.
+    """
+    table: dict[str, NDArray[Any]] = {"sample": np.arange(len(outputs))}
+    if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
+        best = outputs.softmax(dim=1).max(dim=1)
+        table["target"] = targets.numpy()
+        table["prediction"] = best.indices.numpy()
+        table["probability"] = best.values.float().numpy()
+        return table
+    table |= _number_columns("target", targets)
+    return table | _number_columns("prediction", outputs)
+
+
+def write_table(to: Path, outputs: Tensor, table: dict[str, NDArray[Any]]) -> None:
+    """Write predictions to a file of the kind that its ending names.
+
+    Args:
+        to: The file, ``.csv``, ``.parquet`` or ``.npy``; replaced where it exists.
+        outputs: The model's outputs, what ``.npy`` holds.
+        table: What the others hold; see `prediction_table`.
+
+    Raises:
+        ArgumentError: The ending is another.
+        MissingExtraError: pyarrow is needed and not installed.
+    """
+    if to.suffix not in PREDICTION_SUFFIXES:
+        raise unknown_choice("the ending of the file", to.suffix, PREDICTION_SUFFIXES)
+    temporary = to.with_name(f".{to.name}.tmp{to.suffix}")
+    if to.suffix == ".npy":
+        np.save(temporary, outputs.numpy())
+    elif to.suffix == ".csv":
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(table)
+            writer.writerows(zip(*(c.tolist() for c in table.values()), strict=True))
+    else:
+        purpose = "Writing Parquet"
+        arrow = import_extra("pyarrow", extra="arrow", purpose=purpose)
+        parquet = import_extra("pyarrow.parquet", extra="arrow", purpose=purpose)
+        parquet.write_table(arrow.table(table), temporary)
+    temporary.replace(to)
+
+
+def _number_columns(name: str, values: Tensor) -> dict[str, NDArray[Any]]:
+    flat = values.flatten(1) if values.ndim > 1 else values[:, None]
+    columns = flat.float().numpy().T
+    if len(columns) == 1:
+        return {name: columns[0]}
+    return {f"{name}_{i}": column for i, column in enumerate(columns)}

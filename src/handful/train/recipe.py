@@ -1,0 +1,135 @@
+"""Recipe: what to train, said once and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from handful.errors import ArgumentError
+from handful.train.choices import (
+    Choice,
+    check_batch_size,
+    check_epochs,
+    check_lr,
+    parse_optimizer,
+    parse_schedule,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+Splits: TypeAlias = "tuple[Dataset[Any], Dataset[Any] | None, Dataset[Any] | None]"
+"""Training, validation and test data; the last two may be None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to train: data, model, loss, optimiser and settings.
+
+    A recipe makes its data and its model anew on each call, so that every run and
+    every trial of a study starts from a fresh one.
+
+    Example:
+        >>> recipe = Recipe(
+        ...     name="mine",
+        ...     make_data=lambda seed: (None, None, None),
+        ...     make_model=lambda: None,
+        ...     loss="mse",
+        ...     lr=0.1,
+        ... )
+        >>> recipe.override(lr=0.01).lr
+        0.01
+    """
+
+    name: str
+    """Its name, part of the run's folder: letters, digits, ``-`` and ``_``."""
+
+    make_data: Callable[[int], Splits]
+    """``make_data(seed) -> (train, valid, test)``: map-style data sets; valid and test
+    may be None."""
+
+    make_model: Callable[[], nn.Module]
+    """Make the model, its weights drawn from torch's global generator."""
+
+    summary: str = ""
+    """One line for lists."""
+
+    loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy"
+    """A name, or a callable of (output, target) that returns the batch's mean loss."""
+
+    optimizer: str | Choice | Mapping[str, Any] = "adam"
+    """Name of a `torch.optim` optimiser, with arguments where wanted:
+    ``"sgd:momentum=0.9"``."""
+
+    lr: float = 1e-3
+    """Learning rate at the start."""
+
+    batch_size: int | str = 32
+    """Samples a step, or ``"full"``."""
+
+    epochs: int = 10
+    """Passes over the training set."""
+
+    schedule: str | Choice | Mapping[str, Any] | None = None
+    """Name of a schedule, with arguments where wanted: ``"step:step_size=10"``."""
+
+    metrics: tuple[str, ...] = ()
+    """Names of the metrics measured on validation data."""
+
+    batch_transform: Callable[[Any], Any] | None = None
+    """Applied to every batch, for example `handful.data.transforms.scale_bytes`."""
+
+    shuffle: bool = True
+    """Draw a new order of the training samples each epoch."""
+
+    class_names: tuple[str, ...] = ()
+    """What the labels 0, 1, … mean."""
+
+    batch_line: str | None = None
+    """Format of the line that ``--print batch`` prints, with the fields ``step``,
+    ``epoch``, ``epochs``, ``loss`` and ``lr``; None for handful's own."""
+
+    epoch_line: str | None = None
+    """Format of the line of an epoch, with the fields of its history record and
+    ``epochs``; None for handful's own."""
+
+    variants: Mapping[str, Recipe] = field(default_factory=dict)
+    """Other versions of it by name, such as ``as-seed``."""
+
+    def __post_init__(self) -> None:
+        check_epochs(self.epochs)
+        check_lr(self.lr)
+        check_batch_size(self.batch_size)
+        object.__setattr__(self, "optimizer", parse_optimizer(self.optimizer))
+        object.__setattr__(self, "schedule", parse_schedule(self.schedule))
+
+    def override(self, **settings: Any) -> Recipe:
+        """Return a copy with other settings; those that are None stay as they are.
+
+        Args:
+            **settings: Values by the names of this class's fields.
+
+        Returns:
+            The copy.
+
+        Raises:
+            ArgumentError: A setting has a value that cannot be used.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
+        return replace(self, **given)
+
+    def variant(self, name: str) -> Recipe:
+        """Return the variant of that name.
+
+        Raises:
+            ArgumentError: There is none.
+        """
+        try:
+            return self.variants[name]
+        except KeyError:
+            raise ArgumentError(
+                f"recipe {self.name!r} has no variant {name!r}; it has "
+                f"{', '.join(self.variants) or 'none'}."
+            ) from None
