@@ -213,7 +213,7 @@ def test_a_terminal_gets_each_row_once() -> None:
 def test_the_bar_shows_the_epoch_the_steps_and_the_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("handful.train.progress.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("handful.train.progress_bar.REFRESH_SECONDS", 0.0)
     console = terminal()
     seen: list[list[str]] = []
     progress = make_progress("bar", console=console)
@@ -225,13 +225,13 @@ def test_the_bar_shows_the_epoch_the_steps_and_the_loss(
 
 
 def test_between_two_drawings_no_loss_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handful.train.progress.REFRESH_SECONDS", math.inf)
+    monkeypatch.setattr("handful.train.progress_bar.REFRESH_SECONDS", math.inf)
     losses = fit(make_progress("bar", console=terminal()))
     assert sum(loss.reads for loss in losses) == 0
 
 
 def test_a_drawing_reads_the_last_loss_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handful.train.progress.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("handful.train.progress_bar.REFRESH_SECONDS", 0.0)
     losses = fit(make_progress("bar", console=terminal()), (0.5,))
     # The last step's is read for the drawing at the epoch's end too.
     assert [loss.reads for loss in losses] == [1, 1, 1, 2]
@@ -278,7 +278,7 @@ def test_the_bar_goes_away_after_an_error() -> None:
 def test_a_loader_without_a_length_gets_a_bar_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("handful.train.progress.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("handful.train.progress_bar.REFRESH_SECONDS", 0.0)
     console = terminal()
     fit(make_progress("bar", console=console), steps_per_epoch=None)
     assert "step 1" in text(console)

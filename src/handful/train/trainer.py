@@ -215,8 +215,8 @@ class Trainer:
             optimizer,
             lambda output, target: check_output(self._loss_setting, output, target),
         )
-        self._call("on_run_start", state)
         try:
+            self._call("on_run_start", state)
             while state.epoch < epochs:
                 started = time.perf_counter()
                 factor = self._lr_factor(state, base_lrs[0])
