@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,16 @@ def test_resume_in_parts_equals_one_run(folder: Path) -> None:
     assert main(["train", "--resume", "--out", "parts", "--epochs", "5"]) == 0
     assert _same_steps("whole", "parts")
     assert [record["epoch"] for record in Run.load("parts").history] == [1, 2, 3, 4, 5]
+
+
+def test_run_killed_before_its_last_checkpoint_can_be_resumed(folder: Path) -> None:
+    name = "mine.py:recipe"
+    assert main(["train", name, "--out", "whole"]) == 0
+    assert main(["train", name, "--out", "r"]) == 0
+    shutil.rmtree(max((folder / "r" / "checkpoints").iterdir()))
+    assert main(["train", "--resume", "--out", "r"]) == 0
+    assert _same_steps("whole", "r")
+    assert [record["epoch"] for record in Run.load("r").history] == [1, 2, 3]
 
 
 def test_resume_keeps_the_settings_and_tells_changes(

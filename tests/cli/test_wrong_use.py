@@ -130,9 +130,7 @@ FOLDERS = [
     Wrong("train --resume", "RECIPE must be given"),
     Wrong("train wine --resume --out nowhere", "'nowhere' does not exist."),
     Wrong("train wine --resume --out empty", "'empty' holds no run."),
-    Wrong(
-        "train wine --resume --out done", "finished with all its 2 done. Add --epochs"
-    ),
+    Wrong("train wine --resume --out done", "'done' has all its 2 done. Add --epochs"),
     Wrong(
         "train --resume --out done --epochs 2", "--epochs must be above 2, the epochs"
     ),

@@ -237,16 +237,23 @@ def _check_has_checkpoint(path: Path) -> None:
 def _check_epochs_left(
     path: Path, run: Run, given: int | None, epochs: int | None
 ) -> None:
-    done = max((int(record.get("epoch", 0)) for record in run.history), default=0)
+    done = _count_epochs_done(path, run)
     if not done or epochs is None or epochs > done:
         return
     if given is None:
         raise ArgumentError(
-            f"--resume must have epochs left to train; the run in {str(path)!r} is "
-            f"{run.status} with all its {done} done. Add --epochs with a number above "
-            f"{done}."
+            f"--resume must have epochs left to train; the run in {str(path)!r} has "
+            f"all its {done} done. Add --epochs with a number above {done}."
         )
     raise ArgumentError(
         f"--epochs must be above {done}, the epochs that the run in {str(path)!r} has "
         f"done; got {given}."
     )
+
+
+def _count_epochs_done(path: Path, run: Run) -> int:
+    """Return how many epochs the newest checkpoint has; history may be one ahead."""
+    names = (entry.name for entry in (path / "checkpoints").glob("step-*"))
+    newest = max((int(n[5:]) for n in names if n[5:].isdigit()), default=0)
+    kept = (record for record in run.history if record.get("step", 0) <= newest)
+    return max((int(record.get("epoch", 0)) for record in kept), default=0)
