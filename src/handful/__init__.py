@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from handful.data.columns import Columns
-    from handful.data.loader import DataLoader
+    from handful.data.loader import DataLoader, first
     from handful.errors import HandfulError
     from handful.recipes.registry import load_recipe
     from handful.runs.run import Run
@@ -30,6 +30,7 @@ _EXPORTS = {
     "Recipe": "handful.train.recipe",
     "Run": "handful.runs.run",
     "Trainer": "handful.train.trainer",
+    "first": "handful.data.loader",
     "load_recipe": "handful.recipes.registry",
     "run_recipe": "handful.train.run_recipe",
 }
@@ -43,6 +44,7 @@ __all__ = [
     "Run",
     "Trainer",
     "__version__",
+    "first",
     "load_recipe",
     "run_recipe",
 ]

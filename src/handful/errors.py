@@ -8,6 +8,7 @@
     ├── DataError (ValueError)              the data cannot be used as they are
     │   └── FormatError                     a file is not what it claims to be
     ├── MissingDataError (OSError)          a data set is neither here nor on a mirror
+    ├── WorkerError (RuntimeError)          a loader's worker process died
     ├── TrainingError (RuntimeError)        a training cannot go on
     ├── RunError (RuntimeError)             a run's folder cannot be used
     │   └── CheckpointError                 a checkpoint cannot be saved or loaded
@@ -33,6 +34,7 @@ __all__ = [
     "MissingExtraError",
     "RunError",
     "TrainingError",
+    "WorkerError",
     "unknown_choice",
 ]
 
@@ -59,6 +61,10 @@ class FormatError(DataError):
 
 class MissingDataError(HandfulError, OSError):
     """A data set was not found on this machine and could not be downloaded."""
+
+
+class WorkerError(HandfulError, RuntimeError):
+    """A worker process of a loader ended before its batches were made."""
 
 
 class TrainingError(HandfulError, RuntimeError):

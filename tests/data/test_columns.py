@@ -59,7 +59,9 @@ def test_text_arrays_are_refused() -> None:
 def test_values_without_samples_are_refused() -> None:
     with pytest.raises(DataError, match="array 1 must have a first dimension"):
         Columns(np.zeros(2), np.array(3.0))
-    with pytest.raises(DataError, match="array 0 must be a tensor or a NumPy array"):
+    with pytest.raises(
+        DataError, match="array 0 must be a tensor, a NumPy or an Arrow"
+    ):
         Columns([1, 2])  # type: ignore[arg-type]
 
 

@@ -9,12 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import (
+    ConcatDataset,
+    Dataset,
+    RandomSampler,
+    StackDataset,
+    Subset,
+    TensorDataset,
+    random_split,
+)
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import Dataset, RandomSampler, TensorDataset
 
 from handful import Columns, DataLoader
 from handful.data.order import epoch_permutation
-from handful.data.transforms import scale_bytes
+from handful.data.transforms import ScaleBytes
 from handful.errors import ArgumentError, DataError
 
 X = torch.arange(46.0).reshape(23, 2)
@@ -31,6 +39,18 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "images": lambda: TensorDataset(torch.rand(23, 3, 4, 5), Y),
     "bfloat16": lambda: TensorDataset(X.bfloat16(), Y.bool()),
     "no_width": lambda: TensorDataset(torch.zeros(23, 0), Y),
+    "subset": lambda: Subset(TensorDataset(X, Y), [5, 0, -1, 22, 7, 7, 3, 9, 11, 12]),
+    "split": lambda: random_split(
+        TensorDataset(X, Y), [20, 3], torch.Generator().manual_seed(0)
+    )[0],
+    "subset_of_array": lambda: Subset(X.numpy(), np.arange(20)[::-2]),
+    "subset_of_subset": lambda: Subset(Subset(Columns(x=X, y=Y), range(20)), range(9)),
+    "concat": lambda: ConcatDataset(
+        [TensorDataset(X, Y), Subset(TensorDataset(X + 9, Y), [3, 1, 2])]
+    ),
+    "stack": lambda: StackDataset(X, TensorDataset(X, Y), Columns(a=Y)),
+    "named_stack": lambda: StackDataset(x=Subset(X, [3, 1, 2]), y=Y[:3].numpy()),
+    "subset_of_stack": lambda: Subset(StackDataset(X, Y), [4, 5, 6, 1]),
 }
 
 
@@ -204,7 +224,7 @@ def test_a_seed_and_a_sampler_exclude_each_other() -> None:
 
 def test_batch_transform_is_applied_to_every_batch() -> None:
     images = torch.randint(0, 256, (9, 1, 2, 2), dtype=torch.uint8)
-    loader = DataLoader((images, Y[:9]), batch_size=4, batch_transform=scale_bytes)
+    loader = DataLoader((images, Y[:9]), batch_size=4, batch_transform=ScaleBytes())
     got = torch.cat([batch[0] for batch in loader])
     assert torch.equal(got, images.float() / 255)
 
@@ -215,3 +235,17 @@ def test_workers_are_not_needed_for_arrays() -> None:
     torch.manual_seed(0)
     theirs = list(TorchDataLoader(TensorDataset(Y), 4, shuffle=True, num_workers=2))
     assert_same(ours, theirs)
+
+
+def test_data_can_live_on_another_device() -> None:
+    loader = DataLoader(Subset(Columns(x=X, y=Y), [4, 2, 0]), 2, device="meta")
+    batches = list(loader)
+    assert [b["x"].device.type for b in batches] == ["meta", "meta"]
+    assert [tuple(b["x"].shape) for b in batches] == [(2, 2), (1, 2)]
+    same = DataLoader(TensorDataset(X, Y), 5, shuffle=True, seed=1, device="cpu")
+    assert_same(list(same), list(DataLoader((X, Y), 5, shuffle=True, seed=1)))
+
+
+def test_data_that_is_read_sample_by_sample_cannot_live_on_a_device() -> None:
+    with pytest.raises(ArgumentError, match="device must be None on PyTorch's path"):
+        iter(DataLoader(Squares(), device="cpu"))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from handful import Recipe, Run, load_recipe, run_recipe
+from handful.data.augment import RandomCrop
 from handful.datasets.tables import load_regression, load_wine
 from handful.errors import ArgumentError
 from handful.recipes.registry import AS_SEED, RECIPES
@@ -150,6 +151,10 @@ def test_recipes_check_their_settings() -> None:
     assert base.override(lr=None, epochs=3).epochs == 3
     with pytest.raises(ArgumentError, match="batch_size must be a whole number"):
         base.override(batch_size=0)
+    with pytest.raises(ArgumentError, match="eval_transform must be given when"):
+        base.override(batch_transform=RandomCrop(4))
+    with pytest.raises(ArgumentError, match="name of a recipe must be letters"):
+        base.override(name="a/b")
     with pytest.raises(ArgumentError, match="optimizer must be one of"):
         base.override(optimizer="x")
     with pytest.raises(ArgumentError, match="has no variant 'x'; it has as-seed"):

@@ -66,7 +66,9 @@ def test_batch_sizes(value: Any) -> None:
     assert check_batch_size(value) in (1, 32, 64, "full")
 
 
-@pytest.mark.parametrize("value", [0, -1, "abc", "1e400", 1.5, None, True, "", "Full"])
+@pytest.mark.parametrize(
+    "value", [0, -1, "abc", "1e400", "1_0", " 5", 1.5, None, True, ""]
+)
 def test_wrong_batch_sizes_are_refused(value: Any) -> None:
     with pytest.raises(ArgumentError, match="batch_size must be a whole number from 1"):
         check_batch_size(value)

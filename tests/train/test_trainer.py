@@ -131,7 +131,7 @@ def test_dropout_is_active_in_training_alone() -> None:
             seen.append((self.training, torch.is_grad_enabled()))
             return x
 
-    trainer = make_trainer(nn.Sequential(Spy(), nn.Linear(4, 3)))
+    trainer = make_trainer(nn.Sequential(Spy(), nn.Linear(4, 3)), num_threads=1)
     trainer.fit(make_loader(), make_loader(), epochs=1)
     assert seen == [(True, True)] * 4 + [(False, False)] * 4
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from handful.cli.tables import format_table
-from handful.data.loader import DataLoader
+from handful.data.loader import DataLoader, first
 from handful.report.images import draw_image_grid
 from handful.train.recipe import Recipe
 
@@ -38,14 +38,20 @@ def describe_first_batch(
     yield f"recipe   {recipe.name}: {recipe.summary}".rstrip(": ")
     yield f"samples  {', '.join(sizes)}"
     batch_size = recipe.batch_size
-    loader = DataLoader(train, batch_size, shuffle=recipe.shuffle, seed=seed)
-    batch = next(iter(loader))
+    batch = first(DataLoader(train, batch_size, shuffle=recipe.shuffle, seed=seed))
     elements = _name_elements(batch)
     yield "\nfirst batch, as the data set gives it"
     yield describe_elements(elements)
     if recipe.batch_transform is not None:
+        loader = DataLoader(
+            train,
+            batch_size,
+            shuffle=recipe.shuffle,
+            seed=seed,
+            batch_transform=recipe.batch_transform,
+        )
         yield "\nthe same, as the model gets it"
-        yield describe_elements(_name_elements(recipe.batch_transform(batch)))
+        yield describe_elements(_name_elements(first(loader)))
     labels = find_labels(elements)
     if labels is not None:
         yield "\nclasses in it"

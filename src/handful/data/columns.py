@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from handful.data.arrow import arrow_chunks, is_arrow, join_chunks
 from handful.errors import ArgumentError, DataError
 
-ArrayLike: TypeAlias = "Tensor | NDArray[Any]"
+ArrayLike: TypeAlias = "Tensor | NDArray[Any] | Any"
 
 
 class Columns(Dataset[Any]):
@@ -21,11 +22,11 @@ class Columns(Dataset[Any]):
 
     ``Columns(X, y)`` has tuples as samples, ``Columns(x=X, y=y)`` dicts. `DataLoader`
     reads it by one gather for many samples; to any other loader it is an ordinary
-    data set. The arrays are not copied.
+    data set. The arrays are not copied, except Arrow arrays of several chunks.
 
     Args:
-        *arrays: Tensors or NumPy arrays (memory maps among them), each of shape
-            ``(N, …)`` and of a numeric or boolean dtype.
+        *arrays: Tensors, NumPy arrays (memory maps among them), each of shape
+            ``(N, …)`` and of a numeric or boolean dtype, or Arrow arrays of such.
         **named: The same, by name. Either all have names or none has.
 
     Raises:
@@ -80,7 +81,7 @@ def as_column(value: object, name: str) -> Tensor:
     """Return an array as a tensor that shares its memory where that is possible.
 
     Args:
-        value: A tensor or a NumPy array, shape ``(N, …)``.
+        value: A tensor, a NumPy array, shape ``(N, …)``, or an Arrow array.
         name: What it is called, for errors.
 
     Returns:
@@ -91,9 +92,12 @@ def as_column(value: object, name: str) -> Tensor:
         DataError: It is no array, has no first dimension, or a dtype without a
             counterpart in PyTorch.
     """
+    if is_arrow(value) and hasattr(value, "null_count"):
+        return join_chunks(arrow_chunks(value, name))
     if not isinstance(value, (Tensor, np.ndarray)):
         raise DataError(
-            f"{name} must be a tensor or a NumPy array; got {type(value).__name__}. "
+            f"{name} must be a tensor, a NumPy or an Arrow array; "
+            f"got {type(value).__name__}. "
             "Convert it with numpy.asarray."
         )
     if value.ndim == 0:

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     RandomSampler,
     SequentialSampler,
-    TensorDataset,
     default_collate,
 )
 from torch.utils.data import DataLoader as TorchDataLoader
 
-from handful.data.columns import Columns, as_column, is_array
-from handful.data.fetch import can_gather, iterate_batches
-from handful.data.order import SeededSampler, epoch_permutation
+from handful.data.arrow import ArrowTable, is_arrow_table
+from handful.data.batched import BatchedPlan, Pass
+from handful.data.collation import TransformedCollation, bare_collation
+from handful.data.columns import Columns, is_array
+from handful.data.draws import Draws
+from handful.data.order import SeededSampler, order_fingerprint
+from handful.data.sources import Source, find_source, move_source
+from handful.data.state import (
+    STATE_FORMAT,
+    STATE_VERSION,
+    check_state,
+    fingerprint_source,
+)
+from handful.data.torch_path import make_iterator
 from handful.errors import ArgumentError
 
 
 class DataLoader(TorchDataLoader[Any]):
-    """PyTorch's DataLoader, faster on data that are already in arrays.
+    """PyTorch's DataLoader, faster on data that are already in arrays, and resumable.
 
     The arguments, their order and their meaning are those of
     `torch.utils.data.DataLoader`; without a seed the batches are the same, bit for
     bit, and drawn from the same generators. Data in arrays (`Columns`,
-    `torch.utils.data.TensorDataset`, a tensor, a NumPy array, or a tuple of these,
-    which becomes `Columns`) are gathered many samples at a time; everything else goes
-    through PyTorch's code. `path` says which of the two runs, and why.
+    `torch.utils.data.TensorDataset`, a tensor, a NumPy array or memory map, a tuple of
+    these, which becomes `Columns`, an Arrow table, a Hugging Face data set of numbers,
+    and PyTorch's ``Subset``, ``ConcatDataset`` and ``StackDataset`` of such) are
+    gathered many samples at a time; everything else goes through PyTorch's code.
+    `path` says which of the two runs, and why.
 
     Args:
         dataset: A data set, an array, or a tuple of arrays of the same length.
@@ -54,14 +65,19 @@ class DataLoader(TorchDataLoader[Any]):
         in_order: As PyTorch's.
         seed: None to draw each epoch's order as PyTorch does; a whole number to make
             it a pure function of (seed, epoch, position).
-        batch_transform: Applied to every batch after it was put together.
+        shard: ``(rank, world_size)``: hand out every world-size-th position, from rank
+            on. Needs a seed.
+        device: Where the data live, copied there once; None for where they are. Needs
+            data in arrays.
+        batch_transform: Applied to every batch; one of `handful.data.transforms` runs
+            on many batches at once where it can.
 
     Attributes:
         epoch: The epoch that the next pass will be, from 0 on; each pass adds one.
 
     Raises:
-        ArgumentError: ``seed`` comes together with a sampler, or ``batch_size`` is a
-            text other than ``"full"``.
+        ArgumentError: ``seed`` comes together with a sampler, ``shard`` without a seed,
+            or ``batch_size`` is a text other than ``"full"``.
         DataError: The arrays of a tuple differ in length.
 
     Example:
@@ -92,28 +108,38 @@ class DataLoader(TorchDataLoader[Any]):
         pin_memory_device: str = "",
         in_order: bool = True,
         seed: int | None = None,
+        shard: tuple[int, int] | None = None,
+        device: str | torch.device | None = None,
         batch_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         if type(dataset) is tuple and dataset and all(map(is_array, dataset)):
             dataset = Columns(*dataset)
+        elif is_arrow_table(dataset):
+            dataset = ArrowTable(dataset)
         if batch_size == "full":
             batch_size = max(len(dataset), 1)
         if isinstance(batch_size, str):
             raise ArgumentError(
                 f"batch_size must be a number or 'full'; got {batch_size!r}."
             )
-        if seed is not None:
-            ordered_by = batch_sampler if sampler is None else sampler
-            if not isinstance(ordered_by, (SeededSampler, type(None))):
-                raise ArgumentError(
-                    "seed must be None when a sampler orders the samples; "
-                    f"got seed={seed} and {type(ordered_by).__name__}."
-                )
-            if shuffle and hasattr(dataset, "__len__"):
-                sampler, shuffle = SeededSampler(len(dataset), seed), None
+        if seed is not None and _is_sequential(sampler, dataset):
+            sampler = None  # It says what no sampler says.
+        _check_ordering(seed, shard, batch_sampler if sampler is None else sampler)
+        is_free = sampler is None and batch_sampler is None
+        is_ordered = shuffle or (shard is not None and is_free)
+        if seed is not None and is_ordered and hasattr(dataset, "__len__"):
+            sampler = SeededSampler(
+                len(dataset), seed, shuffle=bool(shuffle), shard=shard
+            )
+            shuffle = None
         self.seed = seed
+        self.shard = shard
+        self.device = device
         self.batch_transform = batch_transform
         self.epoch = 0
+        self._resident: tuple[Any, Source] | None = None
+        self._pass: Pass | None = None
+        self._resume: dict[str, Any] | None = None
         super().__init__(
             dataset,
             batch_size,
@@ -121,7 +147,7 @@ class DataLoader(TorchDataLoader[Any]):
             sampler,
             batch_sampler,
             num_workers,
-            collate_fn,
+            bare_collation(collate_fn),
             pin_memory,
             drop_last,
             timeout,
@@ -133,96 +159,239 @@ class DataLoader(TorchDataLoader[Any]):
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )
+        if batch_transform is not None:
+            self.collate_fn = TransformedCollation(self.collate_fn, batch_transform)
 
     @property
     def path(self) -> str:
         """Which code makes the batches, and why: ``batched: …`` or ``pytorch: …``."""
-        reason = self._why_not_batched()
-        if reason is None:
-            return f"batched: {type(self.dataset).__name__} is in arrays"
-        return f"pytorch: {reason}"
+        plan = self._plan()
+        if isinstance(plan, str):
+            return f"pytorch: {plan}"
+        return f"batched: {type(self.dataset).__name__} is in arrays"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where this loader is: in the middle of a pass, or between two.
+
+        The state counts batches that were handed out; what workers have prepared beyond
+        them is prepared again. It consists of plain values, for JSON, unless the data
+        set or the sampler has a ``state_dict`` of its own that returns something else.
+
+        Returns:
+            The state; see `load_state_dict`.
+        """
+        if self._resume is not None:
+            return copy.deepcopy(self._resume)
+        current = self._pass
+        state: dict[str, Any] = {
+            "format": STATE_FORMAT,
+            "version": STATE_VERSION,
+            **self._identify(),
+            "epoch": self.epoch,
+            "delivered": 0,
+            "draws": None,
+            "user": {},
+        }
+        if current is not None and current.user_state is not None:
+            state["user"] = current.user_state(current)
+        if current is not None and not current.has_ended:
+            state["epoch"] = current.epoch
+            state["delivered"] = current.delivered
+            draws, at_start = current.draws, current.delivered == 0
+            state["draws"] = draws and draws.begun(at_start=at_start)
+        elif self.seed is None:
+            # Workers that go on to the next pass draw no seed for it.
+            base_seed = getattr(self._iterator, "_base_seed", None)
+            state["draws"] = Draws.ahead(self.generator, base_seed)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next pass go on where a state was taken.
+
+        The loader must be like the one that the state is of: the same data, batch size,
+        order and shard. The number of workers may be another for map-style data. A
+        state taken between two passes also holds the generator's state, from which the
+        next pass draws, so that its order is the one that would have come.
+
+        Args:
+            state: What `state_dict` returned, also by way of JSON.
+
+        Raises:
+            ArgumentError: The state is of another kind, version or setting.
+            DataError: The state is of other data.
+        """
+        check_state(state, self._identify())
+        self._resume = copy.deepcopy(dict(state))
+        self.epoch = int(state["epoch"])
+        self._pass = None
+        self._iterator = None
 
     def __iter__(self) -> Any:
-        iterator = super().__iter__()
-        if self.batch_transform is None:
-            return iterator
-        return map(self.batch_transform, iterator)
+        plan = self._plan()
+        if not isinstance(plan, str):
+            return plan.iterate(self._begin_pass(), self._settle_epoch)
+        if self.device is not None:
+            raise ArgumentError(
+                f"device must be None on PyTorch's path; got {str(self.device)!r}, and "
+                f"{plan}. Move the batches instead."
+            )
+        if getattr(self.batch_transform, "is_random", False):
+            raise ArgumentError(
+                "batch_transform must not draw random numbers on PyTorch's path; got "
+                f"{self.batch_transform!r}, and {plan}. Draw them in the data set."
+            )
+        return super().__iter__()
 
     def _get_iterator(self) -> Any:
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        if self._why_not_batched() is not None:
-            if isinstance(self.sampler, SeededSampler):
-                self.sampler.epoch = epoch
-            return super()._get_iterator()
-        if self.seed is not None:
-            return self._iterate_columns(epoch)
-        # PyTorch draws this number for its workers when an iterator is made.
-        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
-        return self._iterate_columns(epoch)
+        return make_iterator(self)
 
-    def _why_not_batched(self) -> str | None:
-        columns = _columns_of(self.dataset)
-        if columns is None:
-            return f"{type(self.dataset).__name__} is read sample by sample"
-        if not all(map(can_gather, columns)):
-            return "an array has a gradient or is not dense"
-        if type(self.batch_sampler) is not BatchSampler:
+    def _begin_pass(self, *, draw: bool = True) -> Pass:
+        """Begin the next pass, or the rest of one whose state was loaded."""
+        state, self._resume = self._resume, None
+        current = Pass(epoch=self.epoch)
+        if self.seed is None and draw:
+            current.draws = Draws(self.generator, state and state["draws"])
+        if state is not None:
+            current.delivered = int(state["delivered"])
+        self.epoch += 1
+        self._pass = current
+        self._settle_epoch(current)
+        return current
+
+    def _settle_epoch(self, current: Pass) -> None:
+        """Let a pass that has not begun be of the epoch that its sampler was set to."""
+        if type(self.sampler) is SeededSampler:
+            requested = self.sampler.requested_epoch
+            self.sampler.requested_epoch = None
+            if requested is not None and current.delivered == 0:
+                current.epoch, self.epoch = requested, requested + 1
+
+    def _plan(self) -> BatchedPlan | str:
+        """Return what the batched path does, or why it can't be taken."""
+        source = find_source(self.dataset)
+        if isinstance(source, str):
+            return source
+        if type(self.batch_sampler) is not BatchSampler or self.batch_size is None:
             return "batches are not put together from a batch_size"
-        if self.batch_sampler.sampler is not self.sampler or not _is_default(
-            self.sampler, self.dataset
+        sampler = self.sampler
+        if self.batch_sampler.sampler is not sampler or not _is_default(
+            sampler, self.dataset
         ):
-            return f"{type(self.sampler).__name__} orders the samples"
-        if self.collate_fn is not default_collate:
+            return f"{type(sampler).__name__} orders the samples"
+        if bare_collation(self.collate_fn) is not default_collate:
             return "collate_fn puts the batches together"
-        if self.worker_init_fn is not None or self.pin_memory:
-            return "worker_init_fn or pin_memory is set"
+        if self.worker_init_fn is not None and self.num_workers > 0:
+            return "worker_init_fn is set"
+        if self.pin_memory and not torch.accelerator.is_available():
+            return "pin_memory is set and there is no accelerator"
         if self.num_workers > 0 and self.generator is not None:
             return "workers draw from a generator ahead of time"
-        return None
+        return BatchedPlan(
+            source=source if self.device is None else self._move(source, self.device),
+            batch_size=self.batch_size,
+            drop_last=self.drop_last,
+            shuffle=_is_shuffled(sampler),
+            seed=self.seed,
+            shard=self.shard,
+            transform=self.batch_transform,
+            pin=self.pin_memory,
+        )
 
-    def _iterate_columns(self, epoch: int) -> Iterator[Any]:
-        columns = _columns_of(self.dataset)
-        assert columns is not None
-        assert self.batch_size is not None
-        num_samples = len(columns[0])
-        order: Tensor | range
-        if isinstance(self.sampler, SequentialSampler):
-            order = range(num_samples)
-        elif self.seed is not None:
-            order = epoch_permutation(num_samples, seed=self.seed, epoch=epoch)
+    def _move(self, source: Source, device: str | torch.device) -> Source:
+        """Return the source on the loader's device, copied there the first time."""
+        if self._resident is None or self._resident[0] is not self.dataset:
+            self._resident = self.dataset, move_source(source, torch.device(device))
+        return self._resident[1]
+
+    def _identify(self) -> dict[str, Any]:
+        """Return what a state must share with the loader that it is loaded into."""
+        source = find_source(self.dataset)
+        length = len(self.dataset) if hasattr(self.dataset, "__len__") else None
+        known = {} if isinstance(source, str) else {"hash": fingerprint_source(source)}
+        if self.seed is not None:
+            order = "seed"
+        elif type(self.sampler) is SequentialSampler:
+            order = "sequential"
         else:
-            order = _draw_order(num_samples, self.generator)
-        if self.drop_last:
-            order = order[: num_samples // self.batch_size * self.batch_size]
-        pack = _packer(self.dataset)
-        for values in iterate_batches(columns, order, self.batch_size):
-            yield pack(values)
+            order = "drawn" if type(self.sampler) is RandomSampler else "own"
+        seeded = self.seed is not None and _is_shuffled(self.sampler)
+        return {
+            "order": order,
+            "seed": self.seed,
+            "fingerprint": order_fingerprint() if seeded else None,
+            "dataset": {"samples": length, **known},
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "shard": None if self.shard is None else list(self.shard),
+        }
 
 
-def _columns_of(dataset: Any) -> tuple[Tensor, ...] | None:
-    kind = type(dataset)
-    if kind is TensorDataset or kind is Columns:
-        return tuple(dataset.tensors)
-    if (kind is Tensor or kind is np.ndarray or kind is np.memmap) and dataset.ndim > 0:
-        return (as_column(dataset, "dataset"),)
-    return None
+def first(loader: Iterable[Any]) -> Any:
+    """Return the first batch of the next pass without beginning it.
+
+    Torch's global generator, a generator of the loader's and its state are put back, so
+    that the next pass is the one that it would have been. A loader with workers starts
+    and ends them for it.
+
+    Args:
+        loader: A loader of handful's or PyTorch's, or another iterable.
+
+    Returns:
+        The batch.
+
+    Raises:
+        ArgumentError: The loader gives none.
+
+    Example:
+        >>> loader = DataLoader(torch.arange(6), batch_size=4)
+        >>> first(loader)
+        tensor([0, 1, 2, 3])
+    """
+    before = torch.get_rng_state()
+    own = getattr(loader, "generator", None)
+    own_before = own.get_state() if isinstance(own, torch.Generator) else None
+    probe = copy.copy(loader) if isinstance(loader, TorchDataLoader) else loader
+    if isinstance(probe, TorchDataLoader):
+        probe._iterator = None
+    try:
+        for batch in probe:
+            return batch
+    finally:
+        torch.set_rng_state(before)
+        if isinstance(own, torch.Generator) and own_before is not None:
+            own.set_state(own_before)
+    raise ArgumentError("loader must give at least one batch; it gave none.")
 
 
-def _packer(dataset: Any) -> Callable[[tuple[Tensor, ...]], Any]:
-    """Return what puts a batch into the container that PyTorch's collation gives."""
-    if type(dataset) is Columns and dataset.names is not None:
-        names = dataset.names
-        return lambda values: dict(zip(names, values, strict=True))
-    if type(dataset) in (TensorDataset, Columns):
-        return list
-    return lambda values: values[0]
+def _check_ordering(
+    seed: int | None, shard: tuple[int, int] | None, ordered_by: object
+) -> None:
+    # Frameworks wrap the batch sampler of a loader that they rebuild.
+    inner = getattr(ordered_by, "sampler", ordered_by)
+    is_ours = isinstance(inner, SeededSampler) and inner.shard == shard
+    is_plain = type(inner) is SequentialSampler and shard is None
+    if inner is None or is_ours or is_plain:
+        if shard is not None and seed is None:
+            raise ArgumentError(
+                f"shard must come with a seed; got shard={shard} and seed=None. "
+                "Without one the ranks would draw different orders."
+            )
+        return
+    for name, value in (("seed", seed), ("shard", shard)):
+        if value is not None:
+            raise ArgumentError(
+                f"{name} must be None when a sampler orders the samples; "
+                f"got {name}={value} and {type(ordered_by).__name__}."
+            )
+
+
+def _is_sequential(sampler: Any, dataset: Any) -> bool:
+    return type(sampler) is SequentialSampler and sampler.data_source is dataset
 
 
 def _is_default(sampler: Any, dataset: Any) -> bool:
-    if type(sampler) is SeededSampler:
+    if type(sampler) is SeededSampler or _is_sequential(sampler, dataset):
         return True
-    if type(sampler) is SequentialSampler:
-        return sampler.data_source is dataset
     return (
         type(sampler) is RandomSampler
         and sampler.data_source is dataset
@@ -231,14 +400,7 @@ def _is_default(sampler: Any, dataset: Any) -> bool:
     )
 
 
-def _draw_order(num_samples: int, generator: torch.Generator | None) -> Tensor:
-    """Draw an epoch's order from the generators that PyTorch's RandomSampler uses."""
-    if generator is None:
-        seed = int(torch.empty((), dtype=torch.int64).random_().item())
-        generator = torch.Generator()
-        generator.manual_seed(seed)
-        return torch.randperm(num_samples, generator=generator)
-    order = torch.randperm(num_samples, generator=generator)
-    # RandomSampler draws a second one, of which it uses nothing.
-    torch.randperm(num_samples, generator=generator)
-    return order
+def _is_shuffled(sampler: Any) -> bool:
+    if type(sampler) is SeededSampler:
+        return sampler.shuffle
+    return type(sampler) is RandomSampler

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handful.data.transforms import scale_bytes
+from handful.data.transforms import ScaleBytes
 from handful.datasets.images import MNIST_CLASSES, load_mnist
 from handful.recipes.images import make_perceptron, split_images
 from handful.train.recipe import Recipe, Splits
@@ -23,6 +23,6 @@ recipe = Recipe(
     epochs=5,
     schedule="cosine",
     metrics=("accuracy",),
-    batch_transform=scale_bytes,
+    batch_transform=ScaleBytes(),
     class_names=MNIST_CLASSES,
 )

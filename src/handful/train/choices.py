@@ -8,6 +8,7 @@ value is found before torch is imported.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -187,11 +188,8 @@ def _whole(value: object, name: str, *, least: int, also: str = "") -> int:
     number: int | None = None
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
-    elif isinstance(value, str):
-        try:
-            number = int(value)
-        except ValueError:
-            number = None
+    elif isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
+        number = int(value)
     if number is None or number < least:
         raise ArgumentError(
             f"{name} must be a whole number from {least} on{also}; got {value!r}."

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from handful.train.batches import split_batch
+from handful.train.kernels import Update, make_update
 from handful.train.losses import Loss
 
 
@@ -32,7 +33,7 @@ class Engine(Protocol):
 
 
 class EagerEngine:
-    """PyTorch as it is: autograd and the optimiser's own kernel.
+    """PyTorch as it is: autograd and the optimiser's own kernels.
 
     Args:
         model: The model.
@@ -54,6 +55,8 @@ class EagerEngine:
         self._loss = loss
         self._optimizer = optimizer
         self._check: Callable[[Tensor, Tensor], None] | None = check
+        self._params = [p for g in optimizer.param_groups for p in g["params"]]
+        self._update: Update | None = None
 
     def step(self, batch: Any) -> Tensor:
         """Do one step; see `Engine.step`."""
@@ -63,7 +66,12 @@ class EagerEngine:
             self._check(output, target)
             self._check = None
         loss = self._loss(output, target)
-        self._optimizer.zero_grad(set_to_none=True)
+        for param in self._params:
+            param.grad = None
         torch.autograd.backward(loss)
-        self._optimizer.step()
+        if self._update is None:  # The first step makes the optimiser's state.
+            self._optimizer.step()
+            self._update = make_update(self._optimizer)
+        else:
+            self._update()
         return loss.detach()

@@ -16,6 +16,18 @@ from handful.data.order import mix_seed
 
 
 @contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Put torch's global generators back on leaving."""
+    before, on_cuda = torch.get_rng_state(), _cuda_states()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+        if on_cuda:
+            torch.cuda.set_rng_state_all(on_cuda)
+
+
+@contextmanager
 def seeded_generators(seed: int, purpose: str) -> Iterator[None]:
     """Seed torch's global generators for a while, then put them back.
 
@@ -23,15 +35,9 @@ def seeded_generators(seed: int, purpose: str) -> Iterator[None]:
         seed: Seed of the run.
         purpose: What for, so that weights, masks and orders don't share numbers.
     """
-    before = torch.get_rng_state()
-    on_cuda = _cuda_states()
-    torch.manual_seed(mix_seed(seed, purpose))
-    try:
+    with preserved_generators():
+        torch.manual_seed(mix_seed(seed, purpose))
         yield
-    finally:
-        torch.set_rng_state(before)
-        if on_cuda:
-            torch.cuda.set_rng_state_all(on_cuda)
 
 
 def capture_generators() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -79,7 +80,11 @@ class Recipe:
     """Names of the metrics measured on validation data."""
 
     batch_transform: Callable[[Any], Any] | None = None
-    """Applied to every batch, for example `handful.data.transforms.scale_bytes`."""
+    """Applied to every batch, for example `handful.data.transforms.ScaleBytes`."""
+
+    eval_transform: Callable[[Any], Any] | None = None
+    """Applied instead to batches of validation and test data; None for the same, which
+    must then draw no random numbers."""
 
     shuffle: bool = True
     """Draw a new order of the training samples each epoch."""
@@ -99,6 +104,18 @@ class Recipe:
     """Other versions of it by name, such as ``as-seed``."""
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise ArgumentError(
+                "name of a recipe must be letters, digits, - and _; "
+                f"got {self.name!r}. It becomes part of a folder's name."
+            )
+        if self.eval_transform is None and getattr(
+            self.batch_transform, "is_random", False
+        ):
+            raise ArgumentError(
+                "eval_transform must be given when batch_transform draws random "
+                f"numbers; got {self.batch_transform!r}. Give its fixed part."
+            )
         check_epochs(self.epochs)
         check_lr(self.lr)
         check_batch_size(self.batch_size)

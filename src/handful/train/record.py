@@ -112,6 +112,12 @@ class Recorder:
             ) from None
         self._checkpoint = None
 
+    def record_identity(self, identity: Mapping[str, Any]) -> None:
+        """Write what the run's last bits depend on, before its first update."""
+        self.run.identity = dict(identity)
+        if self._folder is not None:
+            self._folder.write_status(self.run)
+
     def record_epoch(self, record: Mapping[str, Any], steps: NDArray[np.void]) -> None:
         """Add an epoch's record and its steps.
 

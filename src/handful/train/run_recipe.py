@@ -35,6 +35,7 @@ def run_recipe(
     run_dir: str | Path | None = None,
     resume: bool = False,
     loss_average: str = "samples",
+    num_threads: int | str | None = "auto",
     callbacks: Sequence[Callback] = (),
     progress: str = "off",
     settings: Mapping[str, Any] | None = None,
@@ -48,6 +49,7 @@ def run_recipe(
         run_dir: The run's folder; None keeps the run in memory.
         resume: Go on from the newest checkpoint in ``run_dir``.
         loss_average: ``"samples"`` or ``"batches"``; see `Trainer`.
+        num_threads: A number, ``"auto"`` or None; see `Trainer`.
         callbacks: Called at the named moments of `Callback`.
         progress: ``"auto"``, ``"bar"``, ``"lines"`` or ``"off"``.
         settings: Plain values to keep in the run's configuration.
@@ -76,6 +78,7 @@ def run_recipe(
         device=device,
         seed=seed,
         loss_average=loss_average,
+        num_threads=num_threads,
         callbacks=callbacks,
         progress=progress,
     )
@@ -191,7 +194,8 @@ def _train_loader(recipe: Recipe, data: Dataset[Any], seed: int) -> DataLoader:
 def _plain_loader(recipe: Recipe, data: Dataset[Any]) -> DataLoader:
     size = recipe.batch_size
     least = VALID_BATCH_SIZE if size == "full" else max(int(size), VALID_BATCH_SIZE)
-    return DataLoader(data, least, seed=0, batch_transform=recipe.batch_transform)
+    transform = recipe.eval_transform or recipe.batch_transform
+    return DataLoader(data, least, seed=0, batch_transform=transform)
 
 
 def _choose_split(recipe: Recipe, split: str, seed: int) -> Dataset[Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 
 from handful.data.loader import DataLoader
 from handful.errors import ArgumentError, TrainingError
+from handful.runs.folder import holds_run
 from handful.runs.run import STEP_DTYPE, Run
 from handful.train.batches import choose_device, count_samples, move_batch
 from handful.train.callbacks import Callback, FitState
@@ -35,6 +37,7 @@ from handful.train.optimizers import (
 from handful.train.progress import make_progress
 from handful.train.record import Recorder
 from handful.train.schedules import Schedule, describe_schedule, make_schedule
+from handful.train.threads import check_threads, measure_threads, restored_threads
 
 
 class Trainer:
@@ -63,6 +66,9 @@ class Trainer:
             generators alone.
         loss_average: ``"samples"`` to weigh each batch by its samples in the epoch's
             loss, ``"batches"`` for the plain mean of batch losses.
+        num_threads: Threads of torch while `fit` runs: a number, None for torch's own
+            setting, or ``"auto"`` to measure on the first batch, before the first
+            update, whether one thread is faster. A resumed run keeps its number.
         callbacks: Called at the named moments of `Callback`.
         progress: ``"auto"``, ``"bar"``, ``"lines"`` or ``"off"``.
 
@@ -91,6 +97,7 @@ class Trainer:
         device: str | torch.device = "auto",
         seed: int | None = 0,
         loss_average: str = "samples",
+        num_threads: int | str | None = "auto",
         callbacks: Sequence[Callback] = (),
         progress: str = "auto",
     ) -> None:
@@ -106,6 +113,7 @@ class Trainer:
         self.metrics = make_metrics(metrics)
         self.seed = None if seed is None else check_seed(seed)
         self.loss_average = loss_average
+        self.num_threads = check_threads(num_threads)
         self.callbacks = (*callbacks, make_progress(progress))
         self._loss_setting = loss
         self._optimizer_setting = optimizer
@@ -145,6 +153,8 @@ class Trainer:
         """
         epochs = check_epochs(epochs)
         with ExitStack() as stack:
+            stack.enter_context(restored_threads())
+            is_measured = self._set_threads(run_dir if resume else None)
             if self.seed is not None:
                 stack.enter_context(seeded_generators(self.seed, "fit"))
             stack.enter_context(_ordered_by(train, self.seed))
@@ -158,7 +168,8 @@ class Trainer:
                 identity=identity,
             )
             recorder = stack.enter_context(Recorder.open(run, run_dir, resume=resume))
-            return self._train(recorder, train, valid, optimizer, epochs)
+            probe = self._measure if is_measured else None
+            return self._train(recorder, train, valid, optimizer, epochs, probe)
 
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Measure the model on a loader's batches, in `eval` mode without gradients.
@@ -195,6 +206,21 @@ class Trainer:
         """
         return predict_model(self.model, loader, device=self.device)
 
+    def _set_threads(self, resumed: str | Path | None) -> bool:
+        """Set torch's threads; return whether they are still to be measured."""
+        threads = self.num_threads
+        if resumed is not None and holds_run(Path(resumed)):
+            threads = Run.load(resumed).identity.get("threads", threads)
+        if isinstance(threads, int):
+            torch.set_num_threads(threads)
+        return threads == "auto" and self.device.type == "cpu"
+
+    def _measure(self, batch: Any, recorder: Recorder) -> None:
+        """Choose the number of threads, before the first update."""
+        threads = measure_threads(self.model, self.loss, move_batch(batch, self.device))
+        torch.set_num_threads(threads)
+        recorder.record_identity({**recorder.run.identity, "threads": threads})
+
     def _train(
         self,
         recorder: Recorder,
@@ -202,6 +228,7 @@ class Trainer:
         valid: Iterable[Any] | None,
         optimizer: Optimizer,
         epochs: int,
+        probe: Callable[..., None] | None,
     ) -> Run:
         run = recorder.run
         base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
@@ -209,6 +236,8 @@ class Trainer:
         recorder.restore(state, self.model, optimizer)
         if isinstance(train, DataLoader):
             train.epoch = state.epoch
+        if probe is not None:
+            train = _Probed(train, functools.partial(probe, recorder=recorder))
         engine = EagerEngine(
             self.model,
             self.loss,
@@ -306,6 +335,29 @@ class Trainer:
             "loss_average": self.loss_average,
         }
         return {**own, **settings}
+
+
+class _Probed:
+    """A loader whose first batch is shown to a function before it is handed out."""
+
+    def __init__(self, loader: Iterable[Any], probe: Callable[[Any], None]) -> None:
+        self._loader = loader
+        self._probe: Callable[[Any], None] | None = probe
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._probe is None:
+            return iter(self._loader)
+        return self._iterate()
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+    def _iterate(self) -> Iterator[Any]:
+        for batch in self._loader:
+            if self._probe is not None:
+                self._probe(batch)
+                self._probe = None
+            yield batch
 
 
 @contextmanager

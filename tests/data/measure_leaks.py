@@ -1,0 +1,133 @@
+"""Measure what a loader leaves behind: ``measure_leaks.py CASE EPOCHS CYCLES``.
+
+Prints JSON: the growth of anonymous memory in bytes per epoch, and what the process
+holds before and after loaders were opened and dropped in the middle of a pass. It runs
+in a process of its own, so that nothing else allocates or opens files meanwhile.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import TensorDataset
+
+from handful import Columns, DataLoader
+from handful.data.transforms import ScaleBytes
+
+WARM_UP_EPOCHS = 3
+
+
+class OneByOne(TensorDataset):
+    """A data set that only PyTorch's path can read, being a class of its own."""
+
+
+def make_loader(case: str) -> DataLoader:
+    """Make a loader whose epoch is of some 4 MB."""
+    x, y = torch.zeros(2048, 512), torch.arange(2048)
+    if case == "batched":
+        return DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
+    if case == "seeded":
+        return DataLoader(Columns(x, y), batch_size=30, shuffle=True, seed=0)
+    if case == "transformed":
+        bytes_ = x.repeat(1, 2).to(torch.uint8)
+        return DataLoader(bytes_, batch_size=32, batch_transform=ScaleBytes())
+    workers = {"pytorch": 0, "workers": 2}[case]
+    return DataLoader(OneByOne(x, y), batch_size=32, shuffle=True, num_workers=workers)
+
+
+def anonymous_bytes() -> int:
+    """Return the resident anonymous memory of this process."""
+    gc.collect()
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError("RssAnon")
+
+
+def growth_per_epoch(loader: DataLoader, num_epochs: int) -> float:
+    """Return how much memory an epoch leaves, in bytes."""
+    for _ in range(WARM_UP_EPOCHS):
+        read(loader)
+    before = anonymous_bytes()
+    for _ in range(num_epochs):
+        read(loader)
+    return (anonymous_bytes() - before) / num_epochs
+
+
+def read(loader: DataLoader) -> None:
+    """Read an epoch as a training does, and look at every batch."""
+    for batch in loader:
+        (batch if isinstance(batch, torch.Tensor) else batch[0]).sum()
+
+
+def open_and_drop(loader: DataLoader) -> None:
+    """Begin a pass and drop it after a few batches."""
+    iterator = iter(loader)
+    for _ in range(3):
+        next(iterator)
+    del iterator
+    gc.collect()
+
+
+def holdings() -> dict[str, int]:
+    """Count what the process holds of the system."""
+    own = Path("/proc/self")
+    children = [
+        pid
+        for task in (own / "task").iterdir()
+        for pid in (task / "children").read_text(encoding="ascii").split()
+    ]
+    maps = (own / "maps").read_text(encoding="utf-8").splitlines()
+    names = [str(pid) for pid in (os.getpid(), *children)]
+    shared = [
+        p for p in Path("/dev/shm").iterdir() if set(p.name.split("_")) & {*names}
+    ]
+    return {
+        "processes": len(children),
+        "threads": len(list((own / "task").iterdir())),
+        "descriptors": len(list((own / "fd").iterdir())),
+        "shared segments": sum("/dev/shm/" in line for line in maps) + len(shared),
+    }
+
+
+def settled_holdings(expected: dict[str, int]) -> dict[str, int]:
+    """Count again for a while, since a thread's end is seen a moment after it."""
+    for _ in range(50):
+        found = holdings()
+        if found == expected:
+            break
+        time.sleep(0.05)
+    return found
+
+
+def main(case: str, num_epochs: int, num_cycles: int) -> dict[str, Any]:
+    """Measure one case."""
+    gc.collect()
+    gc.freeze()  # Collections are then quick: the modules' objects are left out.
+    loader = make_loader(case)
+    growth = growth_per_epoch(loader, num_epochs)
+    open_and_drop(loader)  # What is started once for all, is started here.
+    time.sleep(0.5)  # Ended workers' pipes are closed by a thread.
+    before = holdings()
+    for _ in range(num_cycles):
+        open_and_drop(loader)
+    return {
+        "path": loader.path,
+        "growth": growth,
+        "before": before,
+        "after": settled_holdings(before),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    cases, epochs, cycles = sys.argv[1:]
+    result = {c: main(c, int(epochs), int(cycles)) for c in cases.split(",")}
+    sys.stdout.write(json.dumps(result))

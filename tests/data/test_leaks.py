@@ -1,0 +1,66 @@
+"""Loaders leave nothing behind: memory, processes, descriptors, shared segments."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "measure_leaks.py"
+MAX_GROWTH_BYTES = 1e6  # An epoch holds four times as much.
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="the system has no /proc to count with"
+)
+
+SHORT = [("batched,seeded,transformed,pytorch", 50, 50), ("workers", 6, 5)]
+LONG = [(case, 50, 500) for case in ("batched", "transformed", "pytorch", "workers")]
+
+
+@functools.cache
+def measure(cases: str, num_epochs: int, num_cycles: int) -> dict[str, Any]:
+    """Run the measurement in a process of its own."""
+    arguments = [cases, str(num_epochs), str(num_cycles)]
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def check(case: str, found: dict[str, Any]) -> None:
+    """Check one case, and that it is the case that it is named after."""
+    expected_path = "pytorch" if case in ("pytorch", "workers") else "batched"
+    assert found["path"].startswith(expected_path)
+    assert found["growth"] < MAX_GROWTH_BYTES
+    for name, number in found["after"].items():
+        assert number <= found["before"][name], name
+    assert found["after"]["processes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("case", "arguments"),
+    [(case, arguments) for arguments in SHORT for case in arguments[0].split(",")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_epochs_and_dropped_passes_leave_nothing(
+    case: str, arguments: tuple[str, int, int]
+) -> None:
+    check(case, measure(*arguments)[case])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1260)
+@pytest.mark.parametrize("arguments", LONG, ids=lambda arguments: arguments[0])
+def test_500_dropped_passes_leave_nothing(arguments: tuple[str, int, int]) -> None:
+    check(arguments[0], measure(*arguments)[arguments[0]])

@@ -1,0 +1,103 @@
+"""Threads: measured before the first update, kept by the run, put back afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from handful import DataLoader, Run, Trainer
+from handful.errors import ArgumentError
+from handful.train.threads import measure_threads
+
+X, Y = torch.randn(40, 4), torch.randint(0, 3, (40,))
+
+
+def make_trainer(model: nn.Module | None = None, **options: Any) -> Trainer:
+    chosen = nn.Sequential(nn.Linear(4, 3), nn.Dropout()) if model is None else model
+    return Trainer(chosen, loss="cross_entropy", progress="off", **options)
+
+
+def make_loader() -> DataLoader:
+    return DataLoader((X, Y), batch_size=8, shuffle=True)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)  # put back by a fixture of all tests
+
+
+class Watch(nn.Module):
+    """Notes with how many threads it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(torch.get_num_threads())
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, None])
+def test_a_given_number_is_used_and_put_back(num_threads: int | None) -> None:
+    model = Watch()
+    run = make_trainer(model, num_threads=num_threads).fit(make_loader(), epochs=2)
+    assert set(model.seen) == {num_threads or 2}
+    assert run.identity["threads"] == (num_threads or 2)
+    assert torch.get_num_threads() == 2
+
+
+def test_one_thread_is_chosen_for_a_tiny_model() -> None:
+    # Nothing in it is large enough to be shared between threads.
+    run = make_trainer().fit(make_loader(), epochs=1)
+    assert run.identity["threads"] == 1
+
+
+def test_measuring_leaves_model_gradients_and_generators_alone() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout())
+    model.append(nn.Linear(8, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    assert measure_threads(model, nn.CrossEntropyLoss(), [X, Y]) in (1, 2)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.get_num_threads() == 2
+
+
+def test_measuring_does_not_change_the_training() -> None:
+    ends = []
+    for num_threads in ("auto", 1):
+        torch.manual_seed(0)
+        trainer = make_trainer(num_threads=num_threads)
+        run = trainer.fit(make_loader(), epochs=2)
+        assert run.identity["threads"] == 1
+        ends.append(next(trainer.model.parameters()).detach().clone())
+    assert torch.equal(*ends)
+
+
+def test_a_resumed_run_keeps_its_number(tmp_path: Path) -> None:
+    make_trainer(num_threads=2).fit(make_loader(), epochs=1, run_dir=tmp_path / "run")
+    fresh = make_trainer(num_threads=1)
+    run = fresh.fit(make_loader(), epochs=2, run_dir=tmp_path / "run", resume=True)
+    assert run.identity["threads"] == 2
+    assert Run.load(tmp_path / "run").identity["threads"] == 2
+
+
+def test_a_model_that_cannot_be_copied_keeps_torchs_number() -> None:
+    class Stubborn(Watch):
+        def __deepcopy__(self, memo: object) -> Any:
+            raise TypeError("no")
+
+    assert measure_threads(Stubborn(), nn.CrossEntropyLoss(), [X, Y]) == 2
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "two", True])
+def test_wrong_numbers_are_refused(value: Any) -> None:
+    with pytest.raises(ArgumentError, match="num_threads must be 'auto', None or"):
+        make_trainer(num_threads=value)
