@@ -106,6 +106,20 @@ def test_batches_and_draws_equal_pytorchs(
     assert_same(runs[1][0], runs[0][0])
 
 
+def test_a_random_sampler_with_its_own_generator_is_pytorchs_to_draw_from() -> None:
+    drawn = []
+    for kind in (TorchDataLoader, DataLoader):
+        data = TensorDataset(Y)
+        generator = torch.Generator().manual_seed(5)
+        loader = kind(data, 4, sampler=RandomSampler(data, generator=generator))
+        drawn.append([[b[0].tolist() for b in loader] for _ in range(2)])
+    assert drawn[0] == drawn[1]
+
+
+def test_a_loader_can_be_annotated_with_its_batches() -> None:
+    assert DataLoader[int].__origin__ is DataLoader  # type: ignore[attr-defined]
+
+
 class Squares(Dataset[Any]):
     def __len__(self) -> int:
         return 11

@@ -107,6 +107,26 @@ class WalkStream(IterableDataset):
         return Walk()
 
 
+class OwnIterator(IterableDataset):
+    """Is its own iterator, and begins anew whenever it is asked for one."""
+
+    def __iter__(self):
+        self.place, self.stop = _bounds()
+        return self
+
+    def __next__(self):
+        if self.place >= self.stop:
+            raise StopIteration
+        self.place += 1
+        return self.place - 1
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+
+
 class Backwards(Sampler):
     def __iter__(self):
         yield from reversed(range(SAMPLES))
@@ -232,6 +252,7 @@ CASES = {
     "stream with state": lambda: {"dataset": CountingStream()},
     "stream with state, seeded": lambda: {"dataset": CountingStream(), "seed": 1},
     "stream's iterator with state": lambda: {"dataset": WalkStream()},
+    "stream that is its iterator, with state": lambda: {"dataset": OwnIterator()},
 }
 
 

@@ -43,7 +43,7 @@ def describe_first_batch(
     yield "\nfirst batch, as the data set gives it"
     yield describe_elements(elements)
     if recipe.batch_transform is not None:
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             train,
             batch_size,
             shuffle=recipe.shuffle,

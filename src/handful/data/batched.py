@@ -42,6 +42,9 @@ class BatchedIterator(itertools.chain[Any]):
 
     num_batches = 0
 
+    _workers: tuple[Any, ...] = ()
+    """What PyTorch's iterators call their worker processes; there are none."""
+
     def __len__(self) -> int:
         return self.num_batches
 

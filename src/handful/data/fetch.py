@@ -8,6 +8,7 @@ Keeping one keeps the memory of its chunk, a few MiB at most.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +19,11 @@ from torch import Tensor
 
 from handful.data.gather import Column
 
-CHUNK_BYTES = 4 * 2**20
-"""Most bytes of a column gathered at once; larger blocks cost page faults."""
+CHUNK_BYTES = 2 * 2**20
+"""Most bytes of a column gathered at once."""
+
+KEPT_BYTES = 16 * 2**20
+"""Blocks up to this size are taken from memory that the process keeps."""
 
 ALIGNMENT_BYTES = 64
 """How each batch is aligned: as PyTorch's own tensors are. Sums within matrix products
@@ -57,6 +61,7 @@ def iterate_batches(
     Yields:
         For each column a contiguous tensor of shape ``(batch_size, …)``.
     """
+    _keep_memory()
     chunk = chunk_samples(columns, batch_size)
     for first in range(start, stop, chunk):
         part = indices(first, min(first + chunk, stop))
@@ -88,7 +93,7 @@ def _cut_dense(
     """Cut where one batch begins aligned behind the other."""
     shape = (len(part), *column.sample_shape)
     memory = _allocate(column.sample_shape.numel() * len(part) * column.dtype.itemsize)
-    whole = torch.from_numpy(memory).view(column.dtype).view(shape)
+    whole = memory.view(column.dtype).view(shape)
     column.gather(part, whole)
     block = _as_numpy(whole)
     full = len(part) // batch_size * batch_size
@@ -107,7 +112,7 @@ def _cut_padded(
     block = _as_numpy(scratch)
     stride = -(-batch_size * block[:1].nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
     full, rest = divmod(len(part), batch_size)
-    memory = _allocate((full + (rest > 0)) * stride)
+    memory = _allocate((full + (rest > 0)) * stride).numpy()
     shape = (full, batch_size, *block.shape[1:])
     whole = np.ndarray(shape, block.dtype, memory.data, 0, (stride, *block.strides))
     whole[...] = block[: full * batch_size].reshape(shape)
@@ -119,11 +124,21 @@ def _cut_padded(
     return _as_tensors(slices, column.dtype)
 
 
-def _allocate(num_bytes: int) -> NDArray[np.uint8]:
+@functools.cache
+def _keep_memory() -> None:
+    """Let the C library keep the memory of freed chunks for the next ones.
+
+    glibc gives large blocks back to the system at once, and a new block's pages cost
+    more than the gather into them, unless a larger block was freed before (its dynamic
+    mmap threshold, mallopt(3)). One that is never written costs microseconds.
+    """
+    np.empty(KEPT_BYTES, np.uint8)
+
+
+def _allocate(num_bytes: int) -> Tensor:
     """Return uninitialised bytes, aligned as PyTorch's own memory is."""
-    memory = np.empty(num_bytes + ALIGNMENT_BYTES, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT_BYTES
-    return memory[start : start + num_bytes]
+    memory = torch.from_numpy(np.empty(num_bytes + ALIGNMENT_BYTES, np.uint8))
+    return memory.narrow(0, -memory.data_ptr() % ALIGNMENT_BYTES, num_bytes)
 
 
 def _as_numpy(values: Tensor) -> NDArray[Any]:

@@ -41,6 +41,28 @@ def has_state(thing: object) -> bool:
     )
 
 
+class Once:
+    """Gives an iterator as it is, for callers that would ask it for another.
+
+    A data set that is its own iterator may begin anew whenever it is asked for one.
+
+    Args:
+        iterator: The iterator.
+    """
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterator
+
+
+def drop(iterator: Iterator[Any], count: int) -> None:
+    """Take up to a number of elements from an iterator."""
+    for _ in itertools.islice(Once(iterator), count):
+        pass
+
+
 class Indices:
     """What a loader's iterators take indices from, one iteration a pass.
 
@@ -53,7 +75,7 @@ class Indices:
         is_exhausted: Whether an iterable data set is, though not the pass.
     """
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader[Any]) -> None:
         self._index_sampler = loader._index_sampler
         self._sampler = loader.sampler
         self._dataset = loader.dataset
@@ -226,13 +248,13 @@ class SamplerBatches:
         """Ask for the sampler's iterator, at the state that it goes on from."""
         if self._restored.get("finished"):
             self._load(self._restored)
-            if not self._restored.get("exhausted"):
-                for _ in itertools.islice(self._iterator or (), self._batching[0] or 1):
-                    pass
+            if self._iterator is not None and not self._restored.get("exhausted"):
+                drop(self._iterator, self._batching[0] or 1)
             self._iterator = iter(self._sampler)
         else:
             self._load(self._restored)
-            self._iterator = self._iterator or iter(self._sampler)
+            if self._iterator is None:
+                self._iterator = iter(self._sampler)
 
     def _load(self, state: dict[str, Any]) -> None:
         if "sampler" in state:
@@ -249,7 +271,7 @@ class SamplerBatches:
             batches: Iterator[Any] = self._iterator
         else:
             self._open()
-            indices = itertools.chain(self._iterator, self._note_end())
+            indices = itertools.chain(Once(self._iterator), self._note_end())
             batches = iter(BatchSampler(indices, size, drop_last))
         if self._restored.get("exhausted") and not self._restored.get("finished"):
             self._is_exhausted = True
@@ -328,7 +350,7 @@ class _Moment:
         }
 
 
-def _has_default_order(loader: DataLoader) -> bool:
+def _has_default_order(loader: DataLoader[Any]) -> bool:
     """Say whether the order is one that is made here, bit for bit as PyTorch's."""
     sampler: Any = loader.sampler
     dataset: Any = loader.dataset

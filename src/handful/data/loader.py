@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import (
@@ -31,8 +31,10 @@ from handful.data.state import (
 from handful.data.torch_path import make_iterator
 from handful.errors import ArgumentError
 
+T = TypeVar("T", covariant=True)
 
-class DataLoader(TorchDataLoader[Any]):
+
+class DataLoader(TorchDataLoader[T]):
     """PyTorch's DataLoader, faster on data that are already in arrays, and resumable.
 
     The arguments, their order and their meaning are those of
@@ -275,7 +277,7 @@ class DataLoader(TorchDataLoader[Any]):
             return "batches are not put together from a batch_size"
         sampler = self.sampler
         if self.batch_sampler.sampler is not sampler or not _is_default(
-            sampler, self.dataset
+            sampler, self.dataset, self.generator
         ):
             return f"{type(sampler).__name__} orders the samples"
         if bare_collation(self.collate_fn) is not default_collate:
@@ -389,12 +391,13 @@ def _is_sequential(sampler: Any, dataset: Any) -> bool:
     return type(sampler) is SequentialSampler and sampler.data_source is dataset
 
 
-def _is_default(sampler: Any, dataset: Any) -> bool:
+def _is_default(sampler: Any, dataset: Any, generator: torch.Generator | None) -> bool:
     if type(sampler) is SeededSampler or _is_sequential(sampler, dataset):
         return True
     return (
         type(sampler) is RandomSampler
         and sampler.data_source is dataset
+        and sampler.generator is generator
         and not sampler.replacement
         and sampler._num_samples is None
     )

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from handful.data.loader import DataLoader
 
 
-def make_iterator(loader: DataLoader) -> SingleProcessIterator | WorkerIterator:
+def make_iterator(loader: DataLoader[Any]) -> SingleProcessIterator | WorkerIterator:
     """Return the iterator of a loader's next pass, or of the rest of one.
 
     Args:
@@ -63,7 +63,7 @@ def make_iterator(loader: DataLoader) -> SingleProcessIterator | WorkerIterator:
 class _View:
     """A loader as PyTorch's iterators see it, with some attributes replaced."""
 
-    def __init__(self, loader: DataLoader, **replaced: Any) -> None:
+    def __init__(self, loader: DataLoader[Any], **replaced: Any) -> None:
         self._loader = loader
         self.__dict__.update(replaced)
 
@@ -76,7 +76,7 @@ class _Resumable:
 
     _num_yielded: int
 
-    def _begin_first(self, loader: DataLoader) -> dict[str, Any]:
+    def _begin_first(self, loader: DataLoader[Any]) -> dict[str, Any]:
         """Begin a pass, and return the user's part of the state it goes on from."""
         state = loader._resume or {}
         self._seed = loader.seed
@@ -90,7 +90,7 @@ class _Resumable:
         self._num_pulled = self._pass.delivered
         return user
 
-    def _view(self, loader: DataLoader, **replaced: Any) -> Any:
+    def _view(self, loader: DataLoader[Any], **replaced: Any) -> Any:
         if not self._is_datapipe:
             # PyTorch would draw the workers' seed; `_base_seed` does it in its stead.
             replaced["generator"] = torch.Generator()
@@ -133,7 +133,7 @@ class SingleProcessIterator(_Resumable, _SingleProcessDataLoaderIter):  # type: 
         loader: The loader.
     """
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader[Any]) -> None:
         user = self._begin_first(loader)
         done = self._pass.delivered
         restore = Restore(user.get("state"), done * (loader.batch_size or 1))
@@ -179,7 +179,7 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         loader: The loader.
     """
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader[Any]) -> None:
         user = self._begin_first(loader)
         count, done = loader.num_workers, self._pass.delivered
         self._is_iterable = isinstance(loader.dataset, IterableDataset)
@@ -199,20 +199,20 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         super().__init__(self._view(loader, **replaced))
         self._num_yielded = done
 
-    def _reset(self, loader: DataLoader, first_iter: bool = False) -> None:
+    def _reset(self, loader: DataLoader[Any], first_iter: bool = False) -> None:
         if not first_iter:
             self._begin_next(loader)
         self._keep_state(loader)
         super()._reset(loader, first_iter)
 
-    def _is_watched(self, loader: DataLoader) -> bool:
+    def _is_watched(self, loader: DataLoader[Any]) -> bool:
         """Say whether the workers have a state, or may be seeded again."""
         if self._is_datapipe:
             return False
         is_reseeded = self._seed is not None and loader.persistent_workers
         return self._is_iterable or has_state(loader.dataset) or is_reseeded
 
-    def _begin_next(self, loader: DataLoader) -> None:
+    def _begin_next(self, loader: DataLoader[Any]) -> None:
         """Begin another pass of the same workers, for which no seed is drawn."""
         self._former_ended = self._pass.has_ended
         self._states.begin_pass(has_ended=self._former_ended)
@@ -235,7 +235,7 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         self._num_turns = self._states.next_worker
         self._last_task: Any = None
 
-    def _keep_state(self, loader: DataLoader) -> None:
+    def _keep_state(self, loader: DataLoader[Any]) -> None:
         self._pass.user_state = functools.partial(
             _worker_state,
             self._indices,
@@ -362,7 +362,7 @@ def _with_sampler(user: dict[str, Any], now: Pass, indices: Indices) -> dict[str
     return user
 
 
-def _check_user_state(loader: DataLoader) -> None:
+def _check_user_state(loader: DataLoader[Any]) -> None:
     """Check that the state that a loader goes on from can be that of its workers."""
     state = loader._resume or {}
     user = state.get("user") or {}

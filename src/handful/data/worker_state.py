@@ -28,7 +28,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from handful.data.indices import has_state
+from handful.data.indices import Once, drop, has_state
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Restore:
         self.load_iterator(iterator)
         if self.num_left is None:
             return iterator
-        for _ in itertools.islice(iterator, 0 if self.has_ended else self.num_left):
-            pass
+        drop(iterator, 0 if self.has_ended else self.num_left)
         return iter(dataset)
 
     def load_iterator(self, iterator: Any) -> None:
@@ -69,8 +68,7 @@ class Restore:
         if self.state is not None and "iterator" in self.state:
             iterator.load_state_dict(self.state["iterator"])
         elif not self.state:
-            for _ in itertools.islice(iterator, self.drop_samples):
-                pass
+            drop(iterator, self.drop_samples)
 
 
 def dataset_state(dataset: Any, iterator: Any = None) -> dict[str, Any] | None:
@@ -177,7 +175,7 @@ class _Watch:
         self.has_ended = False
         if restore is not None and restore.has_ended and restore.num_left is None:
             return self._note_end()
-        return itertools.chain(self._iterator, self._note_end())
+        return itertools.chain(Once(self._iterator), self._note_end())
 
     def _note_end(self) -> Iterator[Any]:
         self.has_ended = True

@@ -57,7 +57,7 @@ class Run:
     @property
     def monitor(self) -> str:
         """The loss that decides which epoch is best."""
-        validated = any("valid_loss" in record for record in self.history)
+        validated = self.history and "valid_loss" in self.history[-1]
         return "valid_loss" if validated else "train_loss"
 
     @property

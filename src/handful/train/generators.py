@@ -7,10 +7,12 @@ import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from handful.data.order import mix_seed
 
@@ -40,13 +42,33 @@ def seeded_generators(seed: int, purpose: str) -> Iterator[None]:
         yield
 
 
-def capture_generators() -> dict[str, Any]:
-    """Return the state of torch's, NumPy's and Python's global generators, for JSON."""
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+@dataclass(frozen=True)
+class GeneratorStates:
+    """States of torch's, NumPy's and Python's global generators, as they give them."""
+
+    torch: Tensor
+    cuda: list[Tensor]
+    numpy: Any
+    python: Any
+
+
+def capture_generators() -> GeneratorStates:
+    """Return the states of the global generators, for `pack_generators`."""
+    return GeneratorStates(
+        torch=torch.get_rng_state(),
+        cuda=_cuda_states(),
+        numpy=np.random.get_state(legacy=True),
+        python=random.getstate(),
+    )
+
+
+def pack_generators(states: GeneratorStates) -> dict[str, Any]:
+    """Return states of generators as plain values, for JSON."""
+    version, words, gauss = states.python
+    name, keys, position, has_gauss, cached = states.numpy
     return {
-        "torch": _pack(torch.get_rng_state().numpy().tobytes()),
-        "cuda": [_pack(state.numpy().tobytes()) for state in _cuda_states()],
+        "torch": _pack(states.torch.numpy().tobytes()),
+        "cuda": [_pack(state.numpy().tobytes()) for state in states.cuda],
         "python": {
             "version": version,
             "words": _pack(np.array(words, "<u8").tobytes()),
@@ -63,7 +85,7 @@ def capture_generators() -> dict[str, Any]:
 
 
 def restore_generators(state: dict[str, Any]) -> None:
-    """Put the global generators back to what `capture_generators` returned.
+    """Put the global generators back to what `pack_generators` was given.
 
     Raises:
         KeyError, ValueError, TypeError: The state is damaged.
@@ -81,13 +103,13 @@ def restore_generators(state: dict[str, Any]) -> None:
     )
 
 
-def _cuda_states() -> list[torch.Tensor]:
+def _cuda_states() -> list[Tensor]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.get_rng_state_all()
     return []
 
 
-def _tensor(text: str) -> torch.Tensor:
+def _tensor(text: str) -> Tensor:
     return torch.frombuffer(bytearray(_unpack(text)), dtype=torch.uint8)
 
 

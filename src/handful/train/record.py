@@ -26,7 +26,11 @@ from handful.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from handful.train.generators import capture_generators, restore_generators
+from handful.train.generators import (
+    capture_generators,
+    pack_generators,
+    restore_generators,
+)
 
 SAVE_SHARE = 0.05
 """Share of a training's time that saving may take, the first and last save aside."""
@@ -185,6 +189,8 @@ class Recorder:
         assert self._folder is not None
         folder = self._folder.checkpoints
         for checkpoint in self._waiting:
+            states = checkpoint.progress["generators"]
+            checkpoint.progress["generators"] = pack_generators(states)
             save_checkpoint(folder, checkpoint)
         self._waiting = []
         steps = [int(path.name[5:]) for path in list_checkpoints(folder)]

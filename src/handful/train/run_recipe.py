@@ -163,7 +163,7 @@ def make_initial_model(recipe: Recipe, seed: int) -> nn.Module:
         return recipe.make_model()
 
 
-def make_split_loader(recipe: Recipe, split: str, seed: int) -> DataLoader:
+def make_split_loader(recipe: Recipe, split: str, seed: int) -> DataLoader[Any]:
     """Return the loader of a part of a recipe's data.
 
     Args:
@@ -181,7 +181,7 @@ def make_split_loader(recipe: Recipe, split: str, seed: int) -> DataLoader:
     return _plain_loader(recipe, data)
 
 
-def _train_loader(recipe: Recipe, data: Dataset[Any], seed: int) -> DataLoader:
+def _train_loader(recipe: Recipe, data: Dataset[Any], seed: int) -> DataLoader[Any]:
     return DataLoader(
         data,
         recipe.batch_size,
@@ -191,7 +191,7 @@ def _train_loader(recipe: Recipe, data: Dataset[Any], seed: int) -> DataLoader:
     )
 
 
-def _plain_loader(recipe: Recipe, data: Dataset[Any]) -> DataLoader:
+def _plain_loader(recipe: Recipe, data: Dataset[Any]) -> DataLoader[Any]:
     size = recipe.batch_size
     least = VALID_BATCH_SIZE if size == "full" else max(int(size), VALID_BATCH_SIZE)
     transform = recipe.eval_transform or recipe.batch_transform

@@ -301,7 +301,8 @@ class Trainer:
 
     def _lr_factor(self, state: FitState, base_lr: float) -> float:
         """Return the epoch's rate as a multiple of the rate at the start."""
-        watched = [record[state.run.monitor] for record in state.run.history]
+        monitor = state.run.monitor
+        watched = [record[monitor] for record in state.run.history]
         rate = self.schedule.lr_at(
             state.epoch, lr=base_lr, epochs=state.epochs, losses=watched
         )
