@@ -76,7 +76,7 @@ def test_run_lies_in_runs_and_the_end_says_where(
     printed = capsys.readouterr().out
     relative = path.relative_to(folder)
     assert f"run     {relative}\n" in printed
-    assert "best    epoch 2 of 2: train_loss " in printed
+    assert "best    epoch 2 of 2\n        train_loss " in printed
     assert f"curves  {relative / 'curves.png'}\n" in printed
     assert f"handful show {relative}\n" in printed
     assert (path / "curves.png").read_bytes()[:4] == b"\x89PNG"

@@ -87,7 +87,7 @@ VALUES = [
     Wrong(
         "train wine --schedule step:gamma=0", "gamma of the schedule must be above 0"
     ),
-    Wrong("train wine --schedule step:step_size=x", "an argument of a wrong type"),
+    Wrong("train wine --schedule step:step_size=x", "1 or more, and whole; got 'x'"),
     Wrong("train wine --device gpu", "--device must be auto, cpu, cuda, mps or xpu"),
     Wrong("train wine --loss msee", "got 'msee'. Did you mean 'mse'?"),
     Wrong("train wine --loss-average sample", "Did you mean 'samples'?"),

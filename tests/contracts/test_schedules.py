@@ -90,7 +90,14 @@ def test_description_makes_the_same_schedule_again(name: str) -> None:
     [
         ("cosin", "schedule must be one of .* Did you mean 'cosine'"),
         ("step:step_sise=3", "argument of schedule 'step' .* Did you mean 'step_size'"),
-        ("step:step_size=0", "step_size of the schedule must be 1 or more; got 0"),
+        (
+            "step:step_size=0",
+            "step_size of the schedule must be 1 or more, and whole; got 0",
+        ),
+        (
+            "step:step_size=2.5",
+            "step_size of the schedule must be 1 or more, and whole",
+        ),
         ("step:gamma=-1", "gamma of the schedule must be above 0; got -1"),
         ("step:gamma=big", "gamma"),
         ("plateau:factor=1.5", "factor of the schedule must be between 0 and 1"),

@@ -263,3 +263,60 @@ def test_data_can_live_on_another_device() -> None:
 def test_data_that_is_read_sample_by_sample_cannot_live_on_a_device() -> None:
     with pytest.raises(ArgumentError, match="device must be None on PyTorch's path"):
         iter(DataLoader(Squares(), device="cpu"))
+
+
+def test_workers_that_persist_draw_their_seed_once_as_pytorchs_do() -> None:
+    drawn = []
+    for kind in (TorchDataLoader, DataLoader):
+        torch.manual_seed(0)
+        loader = kind(
+            TensorDataset(Y), 4, shuffle=True, num_workers=1, persistent_workers=True
+        )
+        drawn.append([[b[0].tolist() for b in loader] for _ in range(3)])
+        drawn[-1].append(torch.rand(()).item())  # type: ignore[arg-type]
+    assert drawn[0] == drawn[1]
+
+
+def test_with_workers_the_order_is_drawn_when_the_iterator_is_made() -> None:
+    drawn = []
+    for kind in (TorchDataLoader, DataLoader):
+        torch.manual_seed(0)
+        pair = [
+            iter(kind(TensorDataset(Y), 4, shuffle=True, num_workers=1))
+            for _ in range(2)
+        ]
+        drawn.append([next(iterator)[0].tolist() for iterator in pair])
+    assert drawn[0] == drawn[1]
+
+
+def test_a_batch_sampler_of_another_size_meanwhile_is_followed() -> None:
+    for kind in (TorchDataLoader, DataLoader):
+        loader = kind(TensorDataset(Y), batch_size=4)
+        loader.batch_sampler.batch_size = 10
+        assert [len(b[0]) for b in loader] == [10, 10, 3]
+
+
+def test_an_array_of_text_is_read_as_pytorch_reads_it() -> None:
+    names = np.array(["a", "b", "c"])
+    assert list(DataLoader(names, 2)) == list(TorchDataLoader(names, 2))
+
+
+def test_a_transform_that_fails_ends_the_pass_where_it_failed() -> None:
+    def fail_at_eight(batch: list[torch.Tensor]) -> list[torch.Tensor]:
+        if batch[0][0] == 8:
+            raise ValueError("no eight")
+        return batch
+
+    loader = DataLoader(TensorDataset(Y), 4, batch_transform=fail_at_eight)
+    iterator = iter(loader)
+    next(iterator), next(iterator)
+    with pytest.raises(ValueError, match="no eight"):
+        next(iterator)
+    assert loader.state_dict()["delivered"] == 2
+    assert list(iterator) == []
+    assert loader.state_dict()["delivered"] == 2
+
+
+def test_a_seed_may_be_numpys() -> None:
+    loader = DataLoader(X, 4, shuffle=True, seed=np.int64(3))  # type: ignore[arg-type]
+    assert type(loader.state_dict()["seed"]) is int

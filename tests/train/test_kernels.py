@@ -76,12 +76,51 @@ def test_weights_and_state_equal_those_of_step(
         lambda o: torch.optim.lr_scheduler.StepLR(o, 3),
         lambda o: o.param_groups[0].update(lr=torch.tensor(0.1)),
         lambda o: o.param_groups[0].update(fused=False),
+        lambda o: o.param_groups[0].update(decoupled_weight_decay=True),
     ],
 )
 def test_whatever_hooks_into_the_step_keeps_the_optimizers_own(prepare: Any) -> None:
     _, optimizer = make(Adam, {})
     prepare(optimizer)
     assert make_update(optimizer) == optimizer.step
+
+
+def make_bump(values: Tensor) -> Any:
+    """Make a hook that changes values before a step."""
+
+    def bump(*_: Any) -> None:
+        values.data.add_(1)
+
+    return bump
+
+
+@pytest.mark.parametrize("change", ["load", "add", "clear", "hook"])
+def test_a_state_loaded_or_a_group_added_meanwhile_is_followed(change: str) -> None:
+    ends = []
+    for direct in (True, False):
+        model, optimizer = make(Adam, {})
+        extra = torch.ones(3, requires_grad=True)
+        update = optimizer.step
+
+        for step in range(6):
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 5)).square().sum() + (extra * step).sum()
+            loss.backward()
+            update()
+            if direct and step == 0:
+                update = make_update(optimizer)
+            if step == 3 and change == "load":
+                state = optimizer.state_dict()
+                state["state"][0]["exp_avg"].zero_()
+                optimizer.load_state_dict(state)
+            if step == 3 and change == "clear":
+                optimizer.state.clear()
+            if step == 3 and change == "hook":
+                optimizer.register_step_pre_hook(make_bump(extra))
+            if step == 3 and change == "add":
+                optimizer.add_param_group({"params": [extra]})
+        ends.append([p.detach().clone() for p in (*model.parameters(), extra)])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
 def test_an_optimizer_without_state_or_of_another_kind_keeps_its_own_step() -> None:

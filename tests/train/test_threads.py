@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,20 @@ def test_a_model_that_cannot_be_copied_keeps_torchs_number() -> None:
 def test_wrong_numbers_are_refused(value: Any) -> None:
     with pytest.raises(ArgumentError, match="num_threads must be 'auto', None or"):
         make_trainer(num_threads=value)
+
+
+def test_measuring_writes_into_nothing_of_the_users() -> None:
+    class Greedy(Watch):
+        def forward(self, x: Tensor) -> Tensor:
+            random.random()
+            return super().forward(x.div_(2))
+
+    before, drawn = X.clone(), random.getstate()
+    measure_threads(Greedy(), nn.CrossEntropyLoss(), [X, Y])
+    assert torch.equal(X, before)
+    assert random.getstate() == drawn
+    hooked = Watch()
+    calls: list[int] = []
+    hooked.register_forward_hook(lambda *_: calls.append(1))
+    assert measure_threads(hooked, nn.CrossEntropyLoss(), [X, Y]) == 2
+    assert calls == []

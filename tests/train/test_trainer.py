@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from handful import Callback, DataLoader, Run, Trainer
 from handful.errors import (
@@ -349,3 +349,99 @@ def test_several_inputs_reach_the_model() -> None:
 
     run = make_trainer(Both()).fit(DataLoader((X, -X, Y), batch_size=10), epochs=1)
     assert run.history[0]["train_loss"] > 0
+
+
+class Rows(Dataset[Any]):
+    """A data set of the user's own, read sample by sample."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> Any:
+        return X[index], Y[index]
+
+
+def test_a_data_set_of_the_users_own_is_trained_on_and_resumed(tmp_path: Path) -> None:
+    ends = []
+    for stops in ([], [1]):
+        path = tmp_path / f"run{len(stops)}"
+        for stop in stops:
+            with pytest.raises(KeyboardInterrupt, match="asked to stop"):
+                make_trainer(callbacks=[StopAfter(stop)]).fit(
+                    DataLoader(Rows(), 16, shuffle=True), epochs=3, run_dir=path
+                )
+        trainer = make_trainer()
+        trainer.fit(
+            DataLoader(Rows(), 16, shuffle=True),
+            epochs=3,
+            run_dir=path,
+            resume=bool(stops),
+        )
+        ends.append(weights(trainer))
+    assert_equal_weights(*ends)
+
+
+def test_validating_on_the_training_loader_does_not_use_up_its_epochs() -> None:
+    plain, shared = make_trainer(), make_trainer()
+    plain.fit(make_loader(), epochs=3)
+    loader = make_loader()
+    shared.fit(loader, loader, epochs=3)
+    assert_equal_weights(weights(plain), weights(shared))
+
+
+def test_validation_may_begin_when_a_run_goes_on(tmp_path: Path) -> None:
+    make_trainer().fit(make_loader(), epochs=1, run_dir=tmp_path / "run")
+    run = make_trainer().fit(
+        make_loader(), make_loader(), epochs=3, run_dir=tmp_path / "run", resume=True
+    )
+    assert "valid_loss" in run.history[-1]
+
+
+def test_resuming_with_another_optimizer_is_refused(tmp_path: Path) -> None:
+    make_trainer().fit(make_loader(), epochs=1, run_dir=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="got SGD, and its state is of Adam"):
+        make_trainer(optimizer="sgd").fit(
+            make_loader(), epochs=2, run_dir=tmp_path / "run", resume=True
+        )
+
+
+def test_what_a_callback_changes_after_an_epoch_is_saved(tmp_path: Path) -> None:
+    class Halve(Callback):
+        def on_epoch_end(self, state: FitState, record: Mapping[str, Any]) -> None:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.div_(2)
+
+    ends = []
+    for stop in (0, 2):
+        path = tmp_path / f"run{stop}"
+        for resume in (False, True) if stop else (False,):
+            model = make_model()
+            stops = [StopAfter(stop)] if stop and not resume else []
+            trainer = make_trainer(model, callbacks=[Halve(), *stops])
+            try:
+                trainer.fit(make_loader(), epochs=4, run_dir=path, resume=resume)
+            except KeyboardInterrupt:
+                continue
+        ends.append(weights(trainer))
+    assert_equal_weights(*ends)
+
+
+def test_settings_that_cannot_be_kept_leave_the_folder_usable(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(Exception, match="cannot represent an object"):
+            make_trainer().fit(
+                make_loader(), epochs=1, run_dir=tmp_path / "r", settings={"p": Path()}
+            )
+    make_trainer().fit(make_loader(), epochs=1, run_dir=tmp_path / "r")
+
+
+def test_a_save_that_fails_says_why_and_nothing_else(tmp_path: Path) -> None:
+    class Odd(nn.Linear):
+        def get_extra_state(self) -> Any:
+            return {"not": "a tensor"}
+
+        def set_extra_state(self, state: Any) -> None: ...
+
+    with pytest.raises(CheckpointError, match="must be dense tensors to be saved"):
+        make_trainer(Odd(4, 3)).fit(make_loader(), epochs=1, run_dir=tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from typing import Any
 
@@ -13,6 +14,11 @@ from handful.errors import ArgumentError, HandfulError
 # Typer carries its own copy of click, or imports click, depending on its version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of the errors that parsing a command line raises."""
+
+
+def program_name() -> str:
+    """Return what is typed to call this program: ``scripts/handful`` in a checkout."""
+    return os.environ.get("HANDFUL_PROGRAM", "handful")
 
 
 def print_error(message: str) -> None:

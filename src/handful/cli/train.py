@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from handful.cli.messages import print_error
+from handful.cli.messages import print_error, program_name
 from handful.cli.options import complete_recipe
 from handful.cli.plan import RUNS, Plan, has_checkpoint, plan_training, replaced_run
 from handful.cli.settings import (
@@ -256,11 +256,13 @@ def _report(run: Run, run_dir: Path) -> None:
     lines = [f"run     {run_dir}"]
     if run.best is not None:
         epochs = f"epoch {run.best['epoch']} of {len(run.history)}"
-        lines.append(f"best    {epochs}: {format_record(run.best)}")
+        lines.append(f"best    {epochs}")
+        lines.append(f"        {format_record(run.best)}")
     lines.append(f"curves  {run_dir / 'curves.png'}")
     split = "" if run.monitor == "valid_loss" else " --split train"
-    lines.append(f"next    handful show {folder}")
-    lines.append(f"        handful evaluate {folder}{split}")
+    program = program_name()
+    lines.append(f"next    {program} show {folder}")
+    lines.append(f"        {program} evaluate {folder}{split}")
     typer.echo("\n".join(["", *lines]))
 
 
@@ -268,5 +270,5 @@ def _explain_interrupt(plan: Plan, run_dir: Path | None) -> None:
     if run_dir is None or not has_checkpoint(run_dir):
         print_error("interrupted before the first checkpoint; there is none to resume.")
         return
-    command = ["handful", "train", plan.recipe, "--resume", "--out", str(run_dir)]
+    command = [program_name(), "train", plan.recipe, "--resume", "--out", str(run_dir)]
     print_error(f"interrupted. Go on with: {shlex.join(command)}")

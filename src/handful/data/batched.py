@@ -148,6 +148,8 @@ def _generate(
     whole = count // size * size
     start = min(current.delivered * size, count)
     yield _deliver(plan, current, indices, start, whole)
+    if current.delivered < whole // size:
+        return  # A batch could not be made: what follows it is not handed out.
     is_ragged = whole < count and not plan.drop_last
     if is_ragged:
         _end_order(plan, current)
@@ -169,8 +171,9 @@ def _deliver(
         batch_size=plan.batch_size,
     )
     for values in batches:
+        batch = pack(pin_tensors(values) if plan.pin else values)
         current.delivered += 1
-        yield pack(pin_tensors(values) if plan.pin else values)
+        yield batch
 
 
 def pin_tensors(values: Sequence[Tensor]) -> list[Tensor]:

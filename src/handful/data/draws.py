@@ -90,11 +90,16 @@ class Draws:
         """
         if self._own is not None:
             return torch.randperm(num_samples, generator=self._own)
-        if self._order_seed is None:
-            self._order_seed = self._draw()
+        self.settle_order()
+        assert self._order_seed is not None
         generator = torch.Generator()
         generator.manual_seed(self._order_seed)
         return torch.randperm(num_samples, generator=generator)
+
+    def settle_order(self) -> None:
+        """Draw the seed of the order now, where there is one to draw."""
+        if self._own is None and self._order_seed is None:
+            self._order_seed = self._draw()
 
     def end_order(self, num_samples: int) -> None:
         """Draw what RandomSampler draws, unused, when its indices run out."""

@@ -1,9 +1,9 @@
-"""Fetching: gather a few thousand samples at once, hand them out in batches.
+"""Fetching: gather many samples at once, hand them out in batches.
 
 One gather of a chunk costs far less than a gather a batch, and cutting the chunk costs
 next to nothing. A batch is nevertheless its receiver's own: it has a storage and a
 version counter of its own, so that it can be kept, written in place and saved alone.
-Keeping one keeps the memory of its chunk, a few MiB at most.
+Keeping one keeps the memory of its chunk.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from handful.data.gather import Column
 
-CHUNK_BYTES = 2 * 2**20
+CHUNK_BYTES = 8 * 2**20
 """Most bytes of a column gathered at once."""
 
-KEPT_BYTES = 16 * 2**20
+KEPT_BYTES = 31 * 2**20
 """Blocks up to this size are taken from memory that the process keeps."""
 
 ALIGNMENT_BYTES = 64

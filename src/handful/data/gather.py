@@ -203,5 +203,6 @@ def can_gather(values: Tensor) -> bool:
         and not values.is_conj()
         and not values.is_neg()
         and not values.is_quantized
+        and not values.is_nested
         and values.ndim > 0
     )

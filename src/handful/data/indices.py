@@ -79,8 +79,9 @@ class Indices:
         self._index_sampler = loader._index_sampler
         self._sampler = loader.sampler
         self._dataset = loader.dataset
-        self._batch_size = loader.batch_size
-        self._drop_last = loader.drop_last
+        batches = loader.batch_sampler
+        self._batch_size = getattr(batches, "batch_size", loader.batch_size)
+        self._drop_last = getattr(batches, "drop_last", loader.drop_last)
         self._is_default = _has_default_order(loader)
         self._is_iterable = isinstance(loader.dataset, IterableDataset)
         self._epoch = self._delivered = 0

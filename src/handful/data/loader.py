@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -134,12 +135,13 @@ class DataLoader(TorchDataLoader[T]):
                 len(dataset), seed, shuffle=bool(shuffle), shard=shard
             )
             shuffle = None
-        self.seed = seed
+        self.seed = None if seed is None else operator.index(seed)
         self.shard = shard
         self.device = device
         self.batch_transform = batch_transform
         self.epoch = 0
         self._resident: tuple[Any, Source] | None = None
+        self._kept_seed: int | None = None
         self._pass: Pass | None = None
         self._resume: dict[str, Any] | None = None
         super().__init__(
@@ -203,7 +205,8 @@ class DataLoader(TorchDataLoader[T]):
             state["draws"] = draws and draws.begun(at_start=at_start)
         elif self.seed is None:
             # Workers that go on to the next pass draw no seed for it.
-            base_seed = getattr(self._iterator, "_base_seed", None)
+            kept = self._kept_seed if self.persistent_workers else None
+            base_seed = getattr(self._iterator, "_base_seed", kept)
             state["draws"] = Draws.ahead(self.generator, base_seed)
         return state
 
@@ -227,11 +230,12 @@ class DataLoader(TorchDataLoader[T]):
         self.epoch = int(state["epoch"])
         self._pass = None
         self._iterator = None
+        self._kept_seed = None
 
     def __iter__(self) -> Any:
         plan = self._plan()
         if not isinstance(plan, str):
-            return plan.iterate(self._begin_pass(), self._settle_epoch)
+            return self._iterate_batched(plan)
         if self.device is not None:
             raise ArgumentError(
                 f"device must be None on PyTorch's path; got {str(self.device)!r}, and "
@@ -244,15 +248,26 @@ class DataLoader(TorchDataLoader[T]):
             )
         return super().__iter__()
 
+    def _iterate_batched(self, plan: BatchedPlan) -> Any:
+        # PyTorch's workers would go on with their seed, and take indices at once.
+        goes_on = self.persistent_workers and self.num_workers > 0
+        current = self._begin_pass(base_seed=self._kept_seed if goes_on else None)
+        if current.draws is not None and self.num_workers > 0:
+            self._kept_seed = current.draws.base_seed
+            if plan.shuffle:
+                current.draws.settle_order()
+        return plan.iterate(current, self._settle_epoch)
+
     def _get_iterator(self) -> Any:
         return make_iterator(self)
 
-    def _begin_pass(self, *, draw: bool = True) -> Pass:
+    def _begin_pass(self, *, draw: bool = True, base_seed: int | None = None) -> Pass:
         """Begin the next pass, or the rest of one whose state was loaded."""
         state, self._resume = self._resume, None
         current = Pass(epoch=self.epoch)
         if self.seed is None and draw:
-            current.draws = Draws(self.generator, state and state["draws"])
+            drawn = state and state["draws"]
+            current.draws = Draws(self.generator, drawn, base_seed=base_seed)
         if state is not None:
             current.delivered = int(state["delivered"])
         self.epoch += 1
@@ -290,8 +305,8 @@ class DataLoader(TorchDataLoader[T]):
             return "workers draw from a generator ahead of time"
         return BatchedPlan(
             source=source if self.device is None else self._move(source, self.device),
-            batch_size=self.batch_size,
-            drop_last=self.drop_last,
+            batch_size=self.batch_sampler.batch_size,
+            drop_last=self.batch_sampler.drop_last,
             shuffle=_is_shuffled(sampler),
             seed=self.seed,
             shard=self.shard,
@@ -351,6 +366,8 @@ def first(loader: Iterable[Any]) -> Any:
     """
     before = torch.get_rng_state()
     own = getattr(loader, "generator", None)
+    sampler = getattr(loader, "sampler", None)
+    requested = getattr(sampler, "requested_epoch", None)
     own_before = own.get_state() if isinstance(own, torch.Generator) else None
     probe = copy.copy(loader) if isinstance(loader, TorchDataLoader) else loader
     if isinstance(probe, TorchDataLoader):
@@ -360,6 +377,8 @@ def first(loader: Iterable[Any]) -> Any:
             return batch
     finally:
         torch.set_rng_state(before)
+        if isinstance(sampler, SeededSampler):
+            sampler.requested_epoch = requested
         if isinstance(own, torch.Generator) and own_before is not None:
             own.set_state(own_before)
     raise ArgumentError("loader must give at least one batch; it gave none.")

@@ -29,6 +29,7 @@ from handful.data.gather import (
     can_gather,
 )
 from handful.data.hugging_face import is_hugging_face, read_hugging_face
+from handful.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ def find_source(dataset: Any) -> Source | str:
     if is_hugging_face(dataset):
         return _hugging_face_source(dataset)
     if kind is Tensor or kind is np.ndarray or kind is np.memmap:
-        if dataset.ndim == 0:
-            return f"{kind.__name__} has no samples"
-        return _tensor_source((as_column(dataset, "dataset"),), _first)
+        return _array_source(dataset)
     if kind is Subset:
         return _subset_source(dataset)
     if kind is ConcatDataset:
@@ -111,6 +110,15 @@ def _tensor_source(
     if len(lengths) > 1:
         return "the arrays have different lengths"
     return Source(columns, lengths.pop(), pack, names)
+
+
+def _array_source(array: Any) -> Source | str:
+    if array.ndim == 0:
+        return f"{type(array).__name__} has no samples"
+    try:
+        return _tensor_source((as_column(array, "dataset"),), _first)
+    except DataError:
+        return f"an array of {array.dtype} is read sample by sample"
 
 
 def _chunked_source(chunks: Mapping[str, Sequence[Tensor]], length: int) -> Source:

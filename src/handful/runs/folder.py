@@ -40,7 +40,6 @@ OWN_FILES = (
     "events.jsonl",
     "run.lock",
     "curves.png",
-    "predictions.parquet",
 )
 """The files that handful writes into a run's folder, beside ``checkpoints``."""
 
@@ -249,7 +248,10 @@ def _check_folder(path: Path, *, resume: bool) -> None:
             f"{path} already holds a run. Continue it with --resume (resume=True), "
             "start anew with --fresh, or choose another folder."
         )
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    left_over = {"checkpoints", "run.lock"}  # of a run that could not begin
+    if path.exists() and (
+        not path.is_dir() or any(p.name not in left_over for p in path.iterdir())
+    ):
         raise RunError(f"{path} must be a new or an empty folder, or a run's.")
 
 

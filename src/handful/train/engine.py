@@ -55,7 +55,6 @@ class EagerEngine:
         self._loss = loss
         self._optimizer = optimizer
         self._check: Callable[[Tensor, Tensor], None] | None = check
-        self._params = [p for g in optimizer.param_groups for p in g["params"]]
         self._update: Update | None = None
 
     def step(self, batch: Any) -> Tensor:
@@ -66,8 +65,9 @@ class EagerEngine:
             self._check(output, target)
             self._check = None
         loss = self._loss(output, target)
-        for param in self._params:
-            param.grad = None
+        for group in self._optimizer.param_groups:
+            for param in group["params"]:
+                param.grad = None
         torch.autograd.backward(loss)
         if self._update is None:  # The first step makes the optimiser's state.
             self._optimizer.step()

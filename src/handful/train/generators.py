@@ -30,6 +30,18 @@ def preserved_generators() -> Iterator[None]:
 
 
 @contextmanager
+def all_generators_preserved() -> Iterator[None]:
+    """Put torch's, NumPy's and Python's global generators back on leaving."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with preserved_generators():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextmanager
 def seeded_generators(seed: int, purpose: str) -> Iterator[None]:
     """Seed torch's global generators for a while, then put them back.
 

@@ -39,13 +39,23 @@ def make_update(optimizer: Optimizer) -> Update:
     if not _is_plain(optimizer) or not _kernels_agree(type(optimizer).__name__):
         return optimizer.step
     updates = []
-    for group in optimizer.param_groups:
+    state, groups = optimizer.state, optimizer.param_groups
+    num_groups = len(groups)
+    for group in groups:
         update = _make_group_update(optimizer, group)
         if update is None:
             return optimizer.step
         updates.append(update)
 
     def update_all() -> None:
+        if (
+            optimizer.state is not state
+            or optimizer.param_groups is not groups
+            or len(groups) != num_groups
+            or not _is_plain_step(optimizer)
+        ):  # A state was loaded or a group added: the lists are no longer its own.
+            optimizer.step()
+            return
         with torch.no_grad():
             for index, update in enumerate(updates):
                 if not update():
@@ -75,7 +85,10 @@ def _is_plain(optimizer: Optimizer) -> bool:
         and not any(getattr(optimizer, name, True) for name in hooks)
         and not any(getattr(_OPTIMIZER_MODULE, name, True) for name in everywhere)
         and all(
-            group.get("fused") and not group.get("differentiable")
+            group.get("fused")
+            and not group.get("differentiable")
+            # Adam with this flag is AdamW, whose own groups have it as well.
+            and (type(optimizer) is not Adam or not group.get("decoupled_weight_decay"))
             for group in optimizer.param_groups
         )
         and all(
@@ -84,6 +97,13 @@ def _is_plain(optimizer: Optimizer) -> bool:
             for name, value in group.items()
             if name != "params"
         )
+    )
+
+
+def _is_plain_step(optimizer: Optimizer) -> bool:
+    """Say whether nothing has come to hook into a step since it was looked at."""
+    return "step" not in vars(optimizer) and not (
+        optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     )
 
 
@@ -96,6 +116,7 @@ def _make_group_update(
     if len(kinds) != 1 or len(params) != len(group["params"]):
         return None
     states = [optimizer.state.get(p) or {} for p in params]
+    num_params, has_momentum = len(params), bool(group.get("momentum"))
     run = _KERNELS[type(optimizer)](params, states, group)
     if run is None:
         return None
@@ -103,6 +124,15 @@ def _make_group_update(
     def update() -> bool:
         grads = [p.grad for p in params]
         if any(grad is None or grad.is_sparse for grad in grads):
+            return False
+        changed = (
+            len(group["params"]) != num_params
+            or bool(group.get("momentum")) != has_momentum
+            or (optimizer.state.get(params[0]) or states[0]) is not states[0]
+            or (optimizer.state.get(params[-1]) or states[-1]) is not states[-1]
+            or (bool(states[0]) and params[0] not in optimizer.state)
+        )
+        if changed:
             return False
         run(grads)
         return True

@@ -50,12 +50,13 @@ def write_table(to: Path, outputs: Tensor, table: dict[str, NDArray[Any]]) -> No
         ArgumentError: The ending is another.
         MissingExtraError: pyarrow is needed and not installed.
     """
-    if to.suffix not in PREDICTION_SUFFIXES:
+    suffix = to.suffix.lower()
+    if suffix not in PREDICTION_SUFFIXES:
         raise unknown_choice("the ending of the file", to.suffix, PREDICTION_SUFFIXES)
-    temporary = to.with_name(f".{to.name}.tmp{to.suffix}")
-    if to.suffix == ".npy":
+    temporary = to.with_name(f".{to.name}.tmp{suffix}")
+    if suffix == ".npy":
         np.save(temporary, outputs.numpy())
-    elif to.suffix == ".csv":
+    elif suffix == ".csv":
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(table)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,11 @@ class Recorder:
             run.path = Path(run_dir)
             folder = RunFolder(run.path, resume=resume)
             checkpoint = _continue_run(run, folder) if resume else None
-            folder.start(run)
+            try:
+                folder.start(run)
+            except BaseException:
+                folder.close()
+                raise
         recorder = cls(run, folder, checkpoint)
         try:
             yield recorder
@@ -100,6 +105,12 @@ class Recorder:
         if self._checkpoint is None:
             return
         progress = self._checkpoint.progress
+        saved_kernel = str(progress.get("identity", {}).get("optimizer_kernel", ""))
+        if saved_kernel.partition(" ")[0] not in ("", type(optimizer).__name__):
+            raise CheckpointError(
+                f"optimizer must be the one that {self.run.path} was trained with; got "
+                f"{type(optimizer).__name__}, and its state is of {saved_kernel}."
+            )
         try:
             model.load_state_dict(self._checkpoint.model)
             saved = self._checkpoint.optimizer
@@ -189,9 +200,9 @@ class Recorder:
         assert self._folder is not None
         folder = self._folder.checkpoints
         for checkpoint in self._waiting:
-            states = checkpoint.progress["generators"]
-            checkpoint.progress["generators"] = pack_generators(states)
-            save_checkpoint(folder, checkpoint)
+            generators = pack_generators(checkpoint.progress["generators"])
+            progress = {**checkpoint.progress, "generators": generators}
+            save_checkpoint(folder, replace(checkpoint, progress=progress))
         self._waiting = []
         steps = [int(path.name[5:]) for path in list_checkpoints(folder)]
         keep = steps[-2:]

@@ -215,12 +215,12 @@ def _load_trainer(run: Run, recipe: Recipe, device: str) -> Trainer:
     assert run.path is not None
     model = make_initial_model(recipe, _seed_of(run))
     folder = run.path / "checkpoints"
-    best = run.best
+    # What a killed run recorded after its last checkpoint has no weights any more.
+    _, newest, _ = newest_checkpoint(folder)
+    best = Run(history=list(newest.progress.get("history", []))).best
     path = folder / f"step-{best['step']:08d}" if best else None
-    if path is not None and path.is_dir():
-        state = load_checkpoint(path).model
-    else:
-        state = newest_checkpoint(folder)[1].model
+    is_there = path is not None and path.is_dir()
+    state = load_checkpoint(path).model if path and is_there else newest.model
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -62,7 +62,7 @@ class StepDecay:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _check("step_size", self.step_size, self.step_size >= 1, "1 or more")
+        _check_whole("step_size", self.step_size, least=1)
         _check("gamma", self.gamma, self.gamma > 0, "above 0")
 
     def lr_at(
@@ -111,7 +111,8 @@ class CosineAnnealing:
     eta_min: float = 0.0
 
     def __post_init__(self) -> None:
-        _check("t_max", self.t_max, self.t_max is None or self.t_max >= 1, "1 or more")
+        if self.t_max is not None:
+            _check_whole("t_max", self.t_max, least=1)
         _check("eta_min", self.eta_min, self.eta_min >= 0, "0 or more")
 
     def lr_at(
@@ -143,8 +144,8 @@ class ReduceOnPlateau:
 
     def __post_init__(self) -> None:
         _check("factor", self.factor, 0 < self.factor < 1, "between 0 and 1")
-        _check("patience", self.patience, self.patience >= 0, "0 or more")
-        _check("cooldown", self.cooldown, self.cooldown >= 0, "0 or more")
+        _check_whole("patience", self.patience, least=0)
+        _check_whole("cooldown", self.cooldown, least=0)
         _check("min_lr", self.min_lr, self.min_lr >= 0, "0 or more")
         _check(
             "threshold_mode",
@@ -226,6 +227,11 @@ def describe_schedule(schedule: Schedule) -> dict[str, Any] | str:
         if type(schedule) is kind:
             return {"name": name, **asdict(schedule)}  # type: ignore[call-overload]
     return repr(schedule)
+
+
+def _check_whole(name: str, value: object, *, least: int) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    _check(name, value, is_whole and value >= least, f"{least} or more, and whole")  # type: ignore[operator]
 
 
 def _check(name: str, value: object, holds: bool, allowed: str) -> None:

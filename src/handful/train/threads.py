@@ -13,15 +13,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from handful.errors import ArgumentError
 from handful.train.batches import split_batch
-from handful.train.generators import preserved_generators
+from handful.train.generators import all_generators_preserved
 from handful.train.losses import Loss
 
 BUDGET_SECONDS = 0.05
 """About how long a measurement may take, the first steps aside."""
+
+CLEAR, CLEAR_ROUNDS = 1.5, 5
+"""A measurement ends early when it has so many rounds and medians so far apart."""
 
 WORTHWHILE = 0.85
 """More threads are taken if they need at most this share of one thread's time."""
@@ -65,35 +68,48 @@ def measure_threads(model: nn.Module, loss: Loss, batch: Any) -> int:
 
     Returns:
         1, or the number of threads that torch has now; the latter also where the model
-        can't be copied or fails.
+        has hooks, can't be copied, or fails.
     """
     most = torch.get_num_threads()
     if most == 1:
         return 1
-    inputs, target = split_batch(batch)
+    tensors = list(batch) if isinstance(batch, (list, tuple)) else []
+    if _has_hooks(model) or not all(isinstance(value, Tensor) for value in tensors):
+        return most
     try:
-        twin = copy.deepcopy(model).train()
-        with preserved_generators(), restored_threads():
-            seconds = _time_by_turns(
-                lambda: torch.autograd.backward(loss(twin(*inputs), target)), [1, most]
-            )
+        twin, twin_loss = copy.deepcopy(model).train(), copy.deepcopy(loss)
+
+        def step() -> None:
+            # Cloned, since a model may write into what it is given.
+            inputs, target = split_batch([value.clone() for value in tensors])
+            torch.autograd.backward(twin_loss(twin(*inputs), target))
+
+        with all_generators_preserved(), restored_threads():
+            seconds = _time_by_turns(step, [1, most])
     except Exception:  # The first real step says what is wrong, and better.
         return most
     return most if seconds[most] <= WORTHWHILE * seconds[1] else 1
 
 
+def _has_hooks(model: nn.Module) -> bool:
+    """Say whether calling a copy of the model would call functions of the user's."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return any(getattr(m, name, None) for m in model.modules() for name in names)
+
+
 def _time_by_turns(step: Callable[[], None], counts: list[int]) -> dict[int, float]:
-    """Return the median seconds of a step with each number of threads."""
+    """Return the median seconds of a step with each number of threads, in turn."""
     times: dict[int, list[float]] = {count: [] for count in counts}
     deadline = time.perf_counter() + BUDGET_SECONDS
-    for count in counts:  # not counted: the first steps allocate memory
-        torch.set_num_threads(count)
-        step()
-    while len(times[counts[-1]]) < 3 or time.perf_counter() < deadline:
+    while True:
         for count in counts:
             torch.set_num_threads(count)
-            step()
+            step()  # not counted: it wakes threads, and at first allocates memory
             started = time.perf_counter()
             step()
             times[count].append(time.perf_counter() - started)
-    return {count: sorted(t)[len(t) // 2] for count, t in times.items()}
+        medians = {count: sorted(t)[len(t) // 2] for count, t in times.items()}
+        is_clear = max(medians.values()) > CLEAR * min(medians.values())
+        enough = len(times[counts[0]]) >= CLEAR_ROUNDS and is_clear
+        if enough or time.perf_counter() > deadline:
+            return medians

@@ -62,8 +62,8 @@ class Trainer:
         device: ``"auto"`` for the accelerator if there is one, else the CPU; or a
             device of torch.
         seed: Seed of the order of samples and of random layers, in ``[0, 2**63)``; the
-            global generators are put back when `fit` returns. None leaves all
-            generators alone.
+            torch's global generators are put back when `fit` returns. None leaves them
+            alone. A run that is resumed also sets Python's and NumPy's.
         loss_average: ``"samples"`` to weigh each batch by its samples in the epoch's
             loss, ``"batches"`` for the plain mean of batch losses.
         num_threads: Threads of torch while `fit` runs: a number, None for torch's own
@@ -234,8 +234,7 @@ class Trainer:
         base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         state = FitState(run=run, epochs=epochs, steps_per_epoch=_length(train))
         recorder.restore(state, self.model, optimizer)
-        if isinstance(train, DataLoader):
-            train.epoch = state.epoch
+        loader = train
         if probe is not None:
             train = _Probed(train, functools.partial(probe, recorder=recorder))
         engine = EagerEngine(
@@ -248,8 +247,11 @@ class Trainer:
             self._call("on_run_start", state)
             while state.epoch < epochs:
                 started = time.perf_counter()
+                if isinstance(loader, DataLoader):
+                    loader.epoch = state.epoch
                 factor = self._lr_factor(state, base_lrs[0])
-                for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
+                # Groups that a callback added have rates of their own.
+                for group, base in zip(optimizer.param_groups, base_lrs, strict=False):
                     group["lr"] = base * factor
                 state.epoch, state.lr = state.epoch + 1, base_lrs[0] * factor
 
@@ -265,9 +267,11 @@ class Trainer:
                     record |= {f"valid_{name}": v for name, v in measured.items()}
                 record |= {"lr": state.lr, "seconds": time.perf_counter() - started}
                 recorder.record_epoch(record, steps)
-                if math.isfinite(train_loss):
-                    recorder.save(state, self.model, optimizer)
-                self._call("on_epoch_end", state, record)
+                try:
+                    self._call("on_epoch_end", state, record)
+                finally:  # after the callbacks, which may change what is saved
+                    if math.isfinite(train_loss):
+                        recorder.save(state, self.model, optimizer)
                 _check_finite(record)
         finally:
             self._call("on_run_end", state)
@@ -302,11 +306,11 @@ class Trainer:
     def _lr_factor(self, state: FitState, base_lr: float) -> float:
         """Return the epoch's rate as a multiple of the rate at the start."""
         monitor = state.run.monitor
-        watched = [record[monitor] for record in state.run.history]
+        watched = [r[monitor] for r in state.run.history if monitor in r]
         rate = self.schedule.lr_at(
             state.epoch, lr=base_lr, epochs=state.epochs, losses=watched
         )
-        return rate / base_lr
+        return rate / base_lr if base_lr else 1.0
 
     def _call(self, moment: str, *args: Any) -> None:
         for callback in self.callbacks:
@@ -368,7 +372,8 @@ def _ordered_by(loader: Iterable[Any], seed: int | None) -> Iterator[None]:
         yield
         return
     before = loader.seed, loader.epoch
-    if loader.seed is None and loader.generator is None:
+    is_drawn_here = loader.path.startswith("batched")  # elsewhere PyTorch draws
+    if loader.seed is None and loader.generator is None and is_drawn_here:
         loader.seed = seed
     try:
         yield
