@@ -13,6 +13,7 @@ from handful.data.draws import Draws
 from handful.data.fetch import Indices, iterate_batches
 from handful.data.gather import Column, TransformedColumn
 from handful.data.order import make_order
+from handful.data.pinning import pin_batch
 from handful.data.sources import Source
 from handful.data.transforms import ColumnTransform, locate_column
 
@@ -171,14 +172,9 @@ def _deliver(
         batch_size=plan.batch_size,
     )
     for values in batches:
-        batch = pack(pin_tensors(values) if plan.pin else values)
+        batch = pack(pin_batch(list(values), None) if plan.pin else values)
         current.delivered += 1
         yield batch
-
-
-def pin_tensors(values: Sequence[Tensor]) -> list[Tensor]:
-    """Copy tensors on the CPU to page-locked memory; leave others where they are."""
-    return [v.pin_memory() if v.device.type == "cpu" else v for v in values]
 
 
 def _end_order(plan: BatchedPlan, current: Pass) -> None:

@@ -201,7 +201,6 @@ class SeededSampler(Sampler[int]):
         seed: Seed of the whole run.
         shuffle: Whether each epoch has an order of its own, as for `make_order`.
         shard: ``(rank, world_size)``, as for `make_order`.
-        shuffle: Whether the order is drawn; otherwise it is 0, 1, 2, …
 
     Attributes:
         epoch: The epoch whose order comes next, 0 until it is set.
@@ -220,7 +219,6 @@ class SeededSampler(Sampler[int]):
         self.seed = seed
         self.shuffle = shuffle
         self.shard = shard
-        self.shuffle = shuffle
         self.epoch = 0
         self.requested_epoch: int | None = None
         self._length = len(self._make_order())
