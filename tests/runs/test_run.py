@@ -192,3 +192,40 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomic(path, "text")  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir() if p.name != "private"] == ["file"]
+
+
+@pytest.mark.parametrize("lost", [1, 12, 13, 40])
+def test_of_steps_cut_short_those_that_are_whole_are_read(
+    lost: int, tmp_path: Path
+) -> None:
+    path = make_run(tmp_path / "run")
+    file = path / "steps.npy"
+    file.write_bytes(file.read_bytes()[:-lost])
+    losses = Run.load(path).steps["loss"].tolist()
+    assert losses == [1, 0.5, 2, 1][: 4 - -(-lost // 12)]
+
+
+def test_a_run_without_steps_is_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", resume=False)
+    folder.start(Run(config=CONFIG))
+    folder.close()
+    assert len(Run.load(tmp_path / "run").steps) == 0
+
+
+def test_what_a_start_that_was_killed_left_is_taken_over(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    (path / "run.json").rename(path / ".run.json.123.tmp")
+    RunFolder(path, resume=False).close()
+    (path / "checkpoints" / "step-00000001").mkdir()
+    with pytest.raises(RunError, match="must be a new or an empty folder"):
+        RunFolder(path, resume=False)
+
+
+def test_how_a_run_ended_is_written_and_the_folder_is_free(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", resume=False)
+    run = Run(config=dict(CONFIG))
+    folder.start(run)
+    run.status = "stopped"
+    folder.close_as(run)
+    assert Run.load(tmp_path / "run").status == "stopped"
+    RunFolder(tmp_path / "run", resume=True).close()

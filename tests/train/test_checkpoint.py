@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from handful import Run, Trainer
 from handful.errors import CheckpointError
 from handful.train.checkpoint import (
     Checkpoint,
@@ -162,3 +164,151 @@ def test_manifest_is_strict_json_with_hashes(tmp_path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     assert set(manifest["files"]) == {"model.safetensors", "optimizer.safetensors"}
     assert {len(entry["sha256"]) for entry in manifest["files"].values()} == {64}
+
+
+def train_with(make: Any) -> tuple[nn.Module, Any]:
+    """Train a small model for some steps."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = make(model.parameters())
+    inputs = torch.randn(5, 3)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = model(inputs).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(4):
+        optimizer.step(closure)
+    return model, optimizer
+
+
+OPTIMIZERS = {
+    "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=2, history_size=3),
+    "LBFGS with a search": lambda p: torch.optim.LBFGS(
+        p, lr=0.1, max_iter=3, line_search_fn="strong_wolfe"
+    ),
+    "Adam": lambda p: torch.optim.Adam(p, amsgrad=True),
+    "Rprop": torch.optim.Rprop,
+    "ASGD": torch.optim.ASGD,
+    "NAdam": torch.optim.NAdam,
+    "Adafactor": torch.optim.Adafactor,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_goes_on_from_its_file_as_from_memory(
+    name: str, tmp_path: Path
+) -> None:
+    model, optimizer = train_with(OPTIMIZERS[name])
+    state = optimizer.state_dict()
+    path = save_checkpoint(tmp_path, Checkpoint(model.state_dict(), state, {"step": 1}))
+    loaded = load_checkpoint(path).optimizer
+    assert describe(loaded) == describe(state)
+
+
+def describe(value: Any) -> Any:
+    """Return nested values with tensors as lists, for comparisons."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), value.tolist()
+    if isinstance(value, dict):
+        return {key: describe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(describe(item) for item in value)
+    return value
+
+
+def save_optimizer(folder: Path, state: Any, **group: Any) -> Any:
+    """Save a state of one parameter, and return what is loaded."""
+    optimizer = {"state": {0: state}, "param_groups": [{"params": [0], **group}]}
+    path = save_checkpoint(folder, Checkpoint({}, optimizer, {"step": 1}))
+    return load_checkpoint(path).optimizer
+
+
+def test_nested_states_with_gaps_survive(tmp_path: Path) -> None:
+    state = {
+        "plain": 3,
+        "none": None,
+        "nan": float("inf"),
+        "text": "a",
+        "a.b": torch.ones(2),
+        "list": [torch.zeros(1), None, [torch.ones(1)], 2.5],
+        "tuple": (torch.ones(1), "x"),
+        "mapping": {"left": torch.eye(2), "right": [True]},
+        "empty": [],
+    }
+    loaded = save_optimizer(tmp_path, state, betas=(0.9, 0.99), param_names=["w"])
+    assert describe(loaded["state"][0]) == describe(state)
+    group = loaded["param_groups"][0]
+    assert group == {"params": [0], "betas": (0.9, 0.99), "param_names": ["w"]}
+
+
+def test_numbers_of_numpy_are_saved_as_plain_ones(tmp_path: Path) -> None:
+    state = {"count": np.int64(3), "share": np.float32(0.5)}
+    assert save_optimizer(tmp_path, state)["state"][0] == {"count": 3, "share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("state", "match"),
+    [
+        ({"odd": object()}, r"got an object of object for state\.0\.odd"),
+        ({"odd": [1, {2}]}, r"got an object of set for state\.0\.odd\.1"),
+        ({"odd": {3: 1}}, r"got an object of dict for state\.0\.odd"),
+        ({"odd": torch.ones(2).to_sparse()}, "must be dense tensors to be saved"),
+        ({"odd": torch.empty(1, device="meta")}, "must have values to be saved"),
+    ],
+)
+def test_a_state_of_an_optimizer_that_no_file_can_hold_is_refused(
+    state: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=match):
+        save_optimizer(tmp_path, state)
+    assert not list(tmp_path.glob("*step*"))
+
+
+def test_a_rate_in_a_tensor_and_progress_of_objects_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="'lr' must be a plain number"):
+        save_optimizer(tmp_path, {}, lr=torch.tensor(0.1))
+    with pytest.raises(CheckpointError, match="progress must be plain values"):
+        save(tmp_path, loader=object())
+
+
+def test_an_odd_optimizer_is_refused_by_the_first_save_of_a_training(
+    tmp_path: Path,
+) -> None:
+    class Odd(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            for param in self.param_groups[0]["params"]:
+                self.state[param]["odd"] = {1, 2}
+
+    trainer = Trainer(
+        nn.Linear(3, 2), loss="mse", optimizer=lambda p: Odd(p, lr=0.1), progress="off"
+    )
+    batches = [(torch.ones(4, 3), torch.ones(4, 2))]
+    with pytest.raises(CheckpointError, match="got an object of set for state"):
+        trainer.fit(batches, epochs=1, run_dir=tmp_path / "run")
+    assert Run.load(tmp_path / "run").status == "failed"
+
+
+def test_saving_a_step_again_replaces_it_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path, step=3, mark="first")
+    (tmp_path / ".step-00000003.old.tmp").mkdir()
+    path, *_ = save(tmp_path, step=3, mark="second")
+    assert load_checkpoint(path).progress["mark"] == "second"
+    assert [p.name for p in tmp_path.iterdir() if p.name != "private"] == [path.name]
+
+
+def test_averages_have_a_file_of_their_own(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    averages = {name: value + 1 for name, value in model.state_dict().items()}
+    checkpoint = Checkpoint(model.state_dict(), NO_OPTIMIZER, {"step": 1}, averages)
+    loaded = load_checkpoint(save_checkpoint(tmp_path, checkpoint))
+    assert torch.equal(loaded.best_model["weight"], model.weight + 1)
+    assert torch.equal(loaded.model["weight"], model.weight)
+    (tmp_path / "step-00000001" / "averages.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"averages\.safetensors cannot be read"):
+        load_checkpoint(tmp_path / "step-00000001")

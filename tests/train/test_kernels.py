@@ -69,6 +69,64 @@ def test_weights_and_state_equal_those_of_step(
                 assert torch.equal(states[0][index][name], value)
 
 
+def make_mixed(
+    kind: type[Optimizer], options: dict[str, Any], dtypes: list[list[torch.dtype]]
+) -> Optimizer:
+    """Make an optimiser of groups of one parameter for each type."""
+    torch.manual_seed(0)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [torch.randn(6, dtype=d).requires_grad_() for d in row],
+            "lr": 0.1 / (index + 1),
+            "weight_decay": 0.2 * index,
+        }
+        for index, row in enumerate(dtypes)
+    ]
+    return kind(groups, lr=0.1, fused=True, **options)  # type: ignore[call-arg]
+
+
+def train_mixed(optimizer: Optimizer, *, direct: bool) -> tuple[list[Tensor], bool]:
+    """Do eight steps; return the parameters and whether the kernels were called."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    update = optimizer.step
+    for step in range(8):
+        for param in params:
+            param.grad = param.detach() * 0.3 + step
+        if step == 5:
+            optimizer.param_groups[-1].update(lr=0.02, weight_decay=0.5)
+        update()
+        if direct and step == 0:
+            update = make_update(optimizer)
+    return [p.detach() for p in params], update != optimizer.step
+
+
+F32, F64, B16 = torch.float32, torch.float64, torch.bfloat16
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize(
+    ("dtypes", "is_direct"),
+    [
+        ([[F32, F32], [F32], [F32, F32, F32]], True),
+        ([[F32, F32], [F64], [B16, B16]], True),
+        ([[F32, F64], [F32, B16]], False),
+    ],
+)
+def test_groups_of_other_rates_and_types_equal_those_of_step(
+    kind: type[Optimizer],
+    options: dict[str, Any],
+    dtypes: list[list[torch.dtype]],
+    is_direct: bool,
+) -> None:
+    options = {k: v for k, v in options.items() if k != "weight_decay"}
+    one, other = (make_mixed(kind, options, dtypes) for _ in range(2))
+    ours, was_direct = train_mixed(one, direct=True)
+    theirs, _ = train_mixed(other, direct=False)
+    assert was_direct is is_direct
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert [p.dtype for p in ours] == [d for row in dtypes for d in row]
+
+
 @pytest.mark.parametrize(
     "prepare",
     [

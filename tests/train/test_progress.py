@@ -16,6 +16,7 @@ from handful.errors import ArgumentError
 from handful.runs.run import Run
 from handful.train.callbacks import Callback, FitState
 from handful.train.progress import make_progress
+from handful.train.progress_bar import Pace
 
 STEPS = 4
 
@@ -30,6 +31,13 @@ class CountedLoss:
     def __float__(self) -> float:
         self.reads += 1
         return self.value
+
+
+def by_steps(max_steps: int, **fields: Any) -> FitState:
+    """Return the state of a run that only a number of steps limits."""
+    return FitState(
+        run=Run(), epochs=None, steps_per_epoch=STEPS, max_steps=max_steps, **fields
+    )
 
 
 def fit(
@@ -330,6 +338,175 @@ def test_a_narrow_terminal_does_not_break_the_bar() -> None:
     ]
 
 
+VALIDATION = {"epoch": 2, "step": 6, "valid_loss": 0.5, "partial": True}
+EPOCH = {"epoch": 2, "step": 8, "train_loss": 0.25, "valid_loss": 0.75}
+
+
+@pytest.mark.parametrize("every", ["epoch", 1000])
+def test_a_validation_inside_an_epoch_is_a_line_that_starts_with_its_step(
+    every: str | int,
+) -> None:
+    console = piped()
+    progress = make_progress(every=every, epoch_line="{train_loss}", console=console)
+    state = FitState(run=Run(), epochs=10, steps_per_epoch=STEPS)
+    progress.on_validation(state, VALIDATION)
+    progress.on_epoch_end(state, EPOCH)
+    assert text(console) == "step=6 epoch=2/10 valid_loss=0.5000\n0.25\n"
+
+
+def test_a_validation_inside_an_epoch_is_a_row_with_its_step() -> None:
+    console = terminal()
+    progress = make_progress(console=console)
+    state = FitState(run=Run(), epochs=10, steps_per_epoch=STEPS, step=4, epoch=1)
+    progress.on_run_start(state)
+    state.step, state.epoch = 6, 2
+    progress.on_validation(state, VALIDATION)
+    progress.on_validation(state, {**VALIDATION, "step": 7, "lr": 0.1})
+    state.step = 8
+    progress.on_epoch_end(state, EPOCH)
+    progress.on_validation(state, {**VALIDATION, "epoch": 10, "step": 39})
+    progress.on_run_end(state)
+    assert shown(console) == [
+        "  epoch  valid_loss  best",
+        "  2 (6)      0.5000     *",
+        "  epoch  valid_loss        lr  best",
+        "  2 (7)      0.5000       0.1",
+        "  epoch  train_loss  valid_loss        lr  best",
+        "   2/10      0.2500      0.7500         -",
+        "10 (39)           -      0.5000         -",
+    ]
+
+
+def test_an_epoch_row_before_a_validation_keeps_its_columns() -> None:
+    console = terminal()
+    progress = make_progress(console=console)
+    state = FitState(run=Run(), epochs=9, steps_per_epoch=None)
+    progress.on_run_start(state)
+    progress.on_epoch_end(state, {**EPOCH, "train_mae": 1.0})
+    progress.on_validation(state, {**VALIDATION, "epoch": 3, "grad_norm": 2.0})
+    progress.on_epoch_end(state, {**EPOCH, "epoch": 3})
+    progress.on_run_end(state)
+    assert [line.split() for line in shown(console)[2:]] == [
+        ["epoch", "train_loss", "train_mae", "valid_loss", "grad_norm", "best"],
+        ["3", "(6)", "-", "-", "0.5000", "2.0000", "*"],
+        ["3/9", "0.2500", "-", "0.7500", "-"],
+    ]
+
+
+def test_a_validation_does_not_start_the_bar_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("handful.train.progress_bar.REFRESH_SECONDS", 0.0)
+    console = terminal()
+    progress = make_progress("bar", console=console)
+    state = FitState(run=Run(), epochs=10, steps_per_epoch=None, epoch=1)
+    progress.on_run_start(state)
+    for state.step in range(1, 4):
+        progress.on_step(state)
+        progress.on_validation(state, {**VALIDATION, "epoch": 1, "step": state.step})
+    assert shown(console)[-2].endswith("  step 3")
+    progress.on_run_end(state)
+
+
+def test_skipped_steps_are_shown_where_there_are_any() -> None:
+    console = piped()
+    progress = make_progress(console=console)
+    state = FitState(run=Run(), epochs=2, steps_per_epoch=1)
+    progress.on_epoch_end(state, {"epoch": 1, "skipped_steps": 0, "grad_norm": 2.0})
+    progress.on_epoch_end(state, {"epoch": 2, "skipped_steps": 3})
+    assert text(console) == "epoch=1/2 grad_norm=2.0000\nepoch=2/2 skipped_steps=3\n"
+
+
+def test_a_table_gets_a_column_for_skipped_steps_when_there_are_some() -> None:
+    console = terminal()
+    progress = make_progress(console=console)
+    state = FitState(run=Run(), epochs=3, steps_per_epoch=1)
+    progress.on_run_start(state)
+    for epoch, skipped in ((1, 0), (2, 3), (3, 0)):
+        progress.on_epoch_end(state, {"epoch": epoch, "skipped_steps": skipped})
+    progress.on_run_end(state)
+    assert [line.split() for line in shown(console)] == [
+        ["epoch", "best"],
+        ["1/3"],
+        ["epoch", "skipped_steps", "best"],
+        ["2/3", "3"],
+        ["3/3", "-"],
+    ]
+
+
+def test_a_run_limited_by_steps_names_no_number_of_epochs() -> None:
+    console = piped()
+    progress = make_progress(every=1, console=console)
+    state = by_steps(6, epoch=2, step=5, lr=0.1, loss=CountedLoss(0.5))
+    progress.on_run_start(state)
+    progress.on_step(state)
+    progress.on_epoch_end(state, EPOCH)
+    assert text(console).splitlines() == [
+        "step=5 epoch=2 loss=0.5000 lr=0.1",
+        "epoch=2 step=8 train_loss=0.2500 valid_loss=0.7500",
+    ]
+
+
+def test_the_bar_of_a_run_limited_by_steps_counts_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("handful.train.progress_bar.REFRESH_SECONDS", 0.0)
+    console = terminal()
+    progress = make_progress("bar", console=console)
+    state = by_steps(20, epoch=1)
+    progress.on_run_start(state)
+    state.epoch, state.step = 2, 5
+    progress.on_step(state)
+    bar, numbers = shown(console)[-2:]
+    assert re.fullmatch(r"epoch 2  ━+   5/20", bar)
+    assert numbers.endswith("left")
+    progress.on_epoch_end(state, EPOCH)
+    progress.on_run_end(state)
+    assert shown(console)[1].split() == ["2", "0.2500", "0.7500", "*"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "max_steps", "total"),
+    [
+        (3, 4, None, 12),
+        (3, 4, 9, 9),
+        (3, 4, 99, 12),
+        (None, 4, 9, 9),
+        (None, None, 9, 9),
+        (3, None, None, None),
+    ],
+)
+def test_the_time_left_is_that_of_the_limit_that_comes_first(
+    epochs: int | None,
+    steps_per_epoch: int | None,
+    max_steps: int | None,
+    total: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 60.0, 60.0])
+    monkeypatch.setattr("handful.train.progress_bar.monotonic", lambda: next(clock))
+    state = FitState(
+        run=Run(),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        max_steps=max_steps,
+    )
+    pace = Pace()
+    pace.start(state)
+    state.step = 1
+    left = re.findall(r"(\d+):00 left", pace.describe(state).numbers)
+    assert left == ([] if total is None else [str(total - 1)])
+
+
+@pytest.mark.parametrize("name", ["batch_line", "epoch_line"])
+def test_a_format_with_epochs_is_refused_before_the_first_step_of_such_a_run(
+    name: str,
+) -> None:
+    progress = make_progress(every=1, console=piped(), **{name: "{epoch}/{epochs}"})
+    with pytest.raises(ArgumentError, match=f"a field of {name} .*got 'epochs'"):
+        progress.on_run_start(by_steps(6))
+
+
 def test_off_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     fit(make_progress("off"))
     assert capsys.readouterr().out == ""
@@ -352,16 +529,24 @@ def test_every_must_be_a_known_word_or_a_whole_number(every: Any) -> None:
 
 def test_an_unknown_mode_lists_the_modes() -> None:
     with pytest.raises(
-        ArgumentError, match=r"auto, bar, lines, off; got 'lins'.*'lines'"
+        ArgumentError, match=r"auto, bar, lines, notebook, off; got 'lins'.*'lines'"
     ):
         make_progress("lins")
 
 
-def test_a_bar_with_lines_of_steps_is_refused() -> None:
+@pytest.mark.parametrize("mode", ["bar", "notebook"])
+def test_a_table_with_lines_of_steps_is_refused(mode: str) -> None:
     with pytest.raises(
-        ArgumentError, match="every must be 'epoch' with the mode 'bar'"
+        ArgumentError, match=f"every must be 'epoch' with the mode '{mode}'"
     ):
-        make_progress("bar", every="batch")
+        make_progress(mode, every="batch")
+
+
+def test_outside_of_a_notebook_its_mode_writes_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fit(make_progress("notebook"), (0.5,))
+    assert capsys.readouterr().out.startswith("epoch=1/1 step=4 train_loss=0.5000")
 
 
 def test_a_batch_line_with_an_unknown_field_is_refused_at_once() -> None:

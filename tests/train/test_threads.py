@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from handful import DataLoader, Run, Trainer
 from handful.errors import ArgumentError
-from handful.train.threads import measure_threads
+from handful.train.batches import BatchLayout
+from handful.train.losses import make_criterion
+from handful.train.measuring import measure_fastest
+from handful.train.precision import Precision
+from handful.train.step import CriterionStep
 
 X, Y = torch.randn(40, 4), torch.randint(0, 3, (40,))
 
@@ -24,6 +28,14 @@ def make_trainer(model: nn.Module | None = None, **options: Any) -> Trainer:
 
 def make_loader() -> DataLoader:
     return DataLoader((X, Y), batch_size=8, shuffle=True)
+
+
+def measure(model: nn.Module) -> int:
+    """Return the threads that are measured as the fastest."""
+    precision = Precision("float32", torch.device("cpu"))
+    step = CriterionStep(make_criterion("cross_entropy"), BatchLayout(), precision)
+    fastest = measure_fastest(model, step, [X, Y], threads=True, memory_format=True)
+    return fastest.threads
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +76,7 @@ def test_measuring_leaves_model_gradients_and_generators_alone() -> None:
     model.append(nn.Linear(8, 3))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    assert measure_threads(model, nn.CrossEntropyLoss(), [X, Y]) in (1, 2)
+    assert measure(model) in (1, 2)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
     assert all(p.grad is None for p in model.parameters())
@@ -95,7 +107,7 @@ def test_a_model_that_cannot_be_copied_keeps_torchs_number() -> None:
         def __deepcopy__(self, memo: object) -> Any:
             raise TypeError("no")
 
-    assert measure_threads(Stubborn(), nn.CrossEntropyLoss(), [X, Y]) == 2
+    assert measure(Stubborn()) == 2
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "two", True])
@@ -111,11 +123,11 @@ def test_measuring_writes_into_nothing_of_the_users() -> None:
             return super().forward(x.div_(2))
 
     before, drawn = X.clone(), random.getstate()
-    measure_threads(Greedy(), nn.CrossEntropyLoss(), [X, Y])
+    measure(Greedy())
     assert torch.equal(X, before)
     assert random.getstate() == drawn
     hooked = Watch()
     calls: list[int] = []
     hooked.register_forward_hook(lambda *_: calls.append(1))
-    assert measure_threads(hooked, nn.CrossEntropyLoss(), [X, Y]) == 2
+    assert measure(hooked) == 2
     assert calls == []

@@ -445,3 +445,44 @@ def test_a_save_that_fails_says_why_and_nothing_else(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="must be dense tensors to be saved"):
         make_trainer(Odd(4, 3)).fit(make_loader(), epochs=1, run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({}, "epochs or max_steps must be given; got neither"),
+        ({"max_steps": 0}, "max_steps must be a whole number from 1 on; got 0"),
+        ({"epochs": 1, "valid_every": 0}, "valid_every must be a whole number from 1"),
+        ({"epochs": 1, "checkpoint_every": -1}, "checkpoint_every must be a whole num"),
+    ],
+)
+def test_wrong_arguments_of_a_fit_are_refused(
+    options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ArgumentError, match=match):
+        make_trainer().fit(make_loader(), **options)
+
+
+def test_checkpoints_every_so_many_epochs_stay(tmp_path: Path) -> None:
+    trainer = make_trainer(lr=1e-12)
+    trainer.fit(make_loader(), epochs=3, checkpoint_every=2, run_dir=tmp_path / "run")
+    run = make_trainer(lr=1e-12).fit(
+        make_loader(),
+        epochs=9,
+        checkpoint_every=3,
+        run_dir=tmp_path / "run",
+        resume=True,
+    )
+    found = {int(p.name[5:]) // 4 for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert run.best is not None
+    assert {2, 6, 9} <= found <= {2, 6, 8, 9, run.best["epoch"], 3}
+
+
+def test_the_average_of_the_weights_is_validated_and_resumed(tmp_path: Path) -> None:
+    trainer = make_trainer(ema=0.5, metrics=["accuracy"])
+    loader = make_loader(shuffle=False)
+    run = trainer.fit(make_loader(), loader, epochs=2, run_dir=tmp_path / "run")
+    assert trainer.evaluate(loader)["loss"] == run.history[-1]["valid_loss"]
+    again = make_trainer(ema=0.5, metrics=["accuracy"])
+    again.fit(make_loader(), loader, epochs=2, run_dir=tmp_path / "run", resume=True)
+    assert again.evaluate(loader) == trainer.evaluate(loader)

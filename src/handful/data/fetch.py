@@ -32,6 +32,9 @@ run in an order that depends on it, so that less would change a model's last bit
 GATHER_ALONE_BYTES = 16_384
 """From how many bytes on a batch of an odd size is gathered by itself."""
 
+ONE_BATCH_BYTES = 2**20
+"""Up to this size a chunk of one batch needs no cutting: it is gathered alone."""
+
 CHUNK_SAMPLES = 16_384
 """Most samples gathered at once."""
 
@@ -79,6 +82,8 @@ def _cut(column: Column, part: Tensor | range, batch_size: int) -> Iterator[Tens
     """Gather a chunk of a column and cut it into batches."""
     row_bytes = column.sample_shape.numel() * column.dtype.itemsize
     if column.device.type != "cpu" or row_bytes == 0:
+        return _cut_one_by_one(column, part, batch_size)
+    if len(part) <= batch_size and len(part) * row_bytes <= ONE_BATCH_BYTES:
         return _cut_one_by_one(column, part, batch_size)
     if batch_size * row_bytes % ALIGNMENT_BYTES == 0:
         return _cut_dense(column, part, batch_size)

@@ -14,12 +14,17 @@ NONFINITE_KEY = "$float"
 """JSON has no NaN or infinity: they are written ``{"$float": "nan"}``."""
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+_ENCODER = json.JSONEncoder(allow_nan=False)
+
+
+def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Write a file under a temporary name, flush it to the disk, then rename it.
 
     Args:
         path: Where the content shall lie; its folder exists.
         content: The whole content.
+        sync: Whether to wait until the disk has it. Without, a loss of power may leave
+            the file empty; see `sync_file`.
 
     Raises:
         OSError: It could not be written; ``path`` is as it was.
@@ -29,10 +34,30 @@ def write_atomic(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file in a folder that nobody reads yet; wait until the disk has it.
+
+    Raises:
+        OSError: It could not be written; a part of it may be left.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has a file's content."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
@@ -48,7 +73,12 @@ def sync_folder(path: Path) -> None:
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """Return strict JSON; numbers that are not finite become ``{"$float": …}``."""
-    return json.dumps(_encode(value), indent=indent, allow_nan=False)
+    try:
+        if indent is None:
+            return _ENCODER.encode(value)
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:  # a number that is not finite
+        return json.dumps(_encode(value), indent=indent, allow_nan=False)
 
 
 def from_json(text: str | bytes) -> Any:

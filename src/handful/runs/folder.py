@@ -29,7 +29,13 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from handful.errors import HandfulError, RunError
-from handful.runs.files import read_json, sync_folder, to_json, write_atomic
+from handful.runs.files import (
+    read_json,
+    sync_file,
+    sync_folder,
+    to_json,
+    write_atomic,
+)
 from handful.runs.run import FORMAT_VERSION, STEP_DTYPE, Run
 
 OWN_FILES = (
@@ -42,6 +48,8 @@ OWN_FILES = (
     "curves.png",
 )
 """The files that handful writes into a run's folder, beside ``checkpoints``."""
+
+_STEP_DESCR = repr(STEP_DTYPE.descr)
 
 _UNFINISHED = ("running", "stopped", "failed")
 
@@ -157,7 +165,9 @@ class RunFolder:
                 "Choose another folder with --out (run_dir=)."
             ) from None
         self._steps_file: BinaryIO | None = None
+        self._history_file: BinaryIO | None = None
         self._num_steps = 0
+        self._is_settled = False
 
     @property
     def checkpoints(self) -> Path:
@@ -165,15 +175,26 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def start(self, run: Run) -> None:
-        """Write the run as it stands: settings, history, steps and events so far."""
+        """Write the run as it stands: settings, history, steps and events so far.
+
+        The disk need not have any of it yet: without a checkpoint there is nothing
+        that a loss of power could take. `settle` is called before the first.
+        """
         write_config(self.path / "config.yaml", run.config)
         _write_lines(self.path / "history.jsonl", run.history)
         _write_lines(self.path / "events.jsonl", run.events)
         self._open_steps(run.steps)
-        self.write_status(run)
-        sync_folder(self.path)
+        self.write_status(run, sync=False)
 
-    def write_status(self, run: Run) -> None:
+    def settle(self) -> None:
+        """Wait until the disk has what a resumed run needs beside a checkpoint."""
+        if not self._is_settled:
+            sync_file(self.path / "config.yaml")
+            sync_file(self.path / "run.json")
+            sync_folder(self.path)
+            self._is_settled = True
+
+    def write_status(self, run: Run, *, sync: bool = True) -> None:
         """Write ``run.json``."""
         meta = {
             "format_version": FORMAT_VERSION,
@@ -181,11 +202,15 @@ class RunFolder:
             "identity": run.identity,
             "environment": run.environment,
         }
-        write_atomic(self.path / "run.json", to_json(meta, indent=2).encode() + b"\n")
+        content = to_json(meta, indent=2).encode() + b"\n"
+        write_atomic(self.path / "run.json", content, sync=sync)
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``history.jsonl``."""
-        _append_line(self.path / "history.jsonl", record)
+        if self._history_file is None:
+            path = self.path / "history.jsonl"
+            self._history_file = path.open("ab", buffering=0)
+        self._history_file.write(to_json(record).encode() + b"\n")
 
     def append_event(self, event: Mapping[str, Any]) -> None:
         """Add a line to ``events.jsonl``."""
@@ -208,16 +233,25 @@ class RunFolder:
         self._steps_file.write(_steps_header(self._num_steps))
         self._steps_file.flush()
 
+    def close_as(self, run: Run) -> None:
+        """Write how a run ended, and close."""
+        try:
+            self.write_status(run)
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Close the files and give up the lock."""
-        if self._steps_file is not None:
-            self._steps_file.close()
-            self._steps_file = None
+        for file in (self._steps_file, self._history_file):
+            if file is not None:
+                file.close()
+        self._steps_file = self._history_file = None
         self._lock.release()
 
     def _open_steps(self, steps: NDArray[np.void]) -> None:
         path = self.path / "steps.npy"
-        write_atomic(path, _steps_header(len(steps)) + steps.tobytes())
+        content = _steps_header(len(steps)) + steps.tobytes()
+        write_atomic(path, content, sync=False)
         self._steps_file = path.open("r+b")
         self._num_steps = len(steps)
 
@@ -234,7 +268,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     buffer = io.BytesIO()
     yaml.dump(dict(config), buffer)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue(), sync=False)
 
 
 def _check_folder(path: Path, *, resume: bool) -> None:
@@ -248,11 +282,20 @@ def _check_folder(path: Path, *, resume: bool) -> None:
             f"{path} already holds a run. Continue it with --resume (resume=True), "
             "start anew with --fresh, or choose another folder."
         )
-    left_over = {"checkpoints", "run.lock"}  # of a run that could not begin
-    if path.exists() and (
-        not path.is_dir() or any(p.name not in left_over for p in path.iterdir())
-    ):
+    if path.exists() and not (path.is_dir() and _is_left_over(path)):
         raise RunError(f"{path} must be a new or an empty folder, or a run's.")
+
+
+def _is_left_over(path: Path) -> bool:
+    """Say whether a folder is empty, but for what a run that could not begin left."""
+    names = {entry.name for entry in path.iterdir() if not _is_temporary(entry)}
+    checkpoints = path / "checkpoints"
+    has_any = checkpoints.is_dir() and any(checkpoints.iterdir())
+    return names <= {"checkpoints", *OWN_FILES} and not has_any
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _append_line(path: Path, record: Mapping[str, Any]) -> None:
@@ -261,12 +304,13 @@ def _append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    write_atomic(path, b"".join(to_json(record).encode() + b"\n" for record in records))
+    lines = b"".join(to_json(record).encode() + b"\n" for record in records)
+    write_atomic(path, lines, sync=False)
 
 
 def _steps_header(count: int) -> bytes:
     """Return the header of an .npy file, version 1.0, always 128 bytes long."""
-    descr = STEP_DTYPE.descr
-    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': ({count},), }}"
+    shape = f"'fortran_order': False, 'shape': ({count},), "
+    text = f"{{'descr': {_STEP_DESCR}, {shape}}}"
     body = text.encode().ljust(117) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,10 @@ class Run:
     """Every setting, defaults included."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
-    """A record an epoch: ``epoch`` (from 1 on), ``step``, ``samples``, ``train_loss``,
-    ``lr``, ``seconds``, and where there was validation ``valid_loss`` and metrics."""
+    """A record an epoch, or a validation in between: ``epoch`` (from 1 on), ``step``,
+    ``samples``, ``train_loss`` (mean over the epoch so far), ``lr``, ``seconds`` (since
+    the record before), where there was validation ``valid_loss`` and metrics, and in
+    mid-epoch ``partial``, which is true."""
 
     steps: NDArray[np.void] = field(default_factory=lambda: np.empty(0, STEP_DTYPE))
     """Loss and rate of every step, shape ``(S,)``, dtype `STEP_DTYPE`."""
@@ -56,16 +58,20 @@ class Run:
 
     @property
     def monitor(self) -> str:
-        """The loss that decides which epoch is best."""
-        validated = self.history and "valid_loss" in self.history[-1]
-        return "valid_loss" if validated else "train_loss"
+        """The value of the history that says which record is best."""
+        for name in (self.config.get("monitor"), "valid_loss"):
+            if any(name in record for record in reversed(self.history)):
+                return str(name)
+        return "train_loss"
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The record of the epoch with the least `monitor`, None before the first."""
+        """The first record with the best `monitor`, None before there is one."""
         name = self.monitor
+        is_upward = self.config.get("monitor_mode") == "max"
+        sign = -1.0 if is_upward and name == self.config.get("monitor") else 1.0
         numbers = [r for r in self.history if not math.isnan(r.get(name, math.nan))]
-        return min(numbers, key=lambda record: float(record[name]), default=None)
+        return min(numbers, key=lambda record: sign * float(record[name]), default=None)
 
     @property
     def seconds(self) -> float:
@@ -94,13 +100,13 @@ class Run:
                 f"{folder} holds no run: run.json is missing. "
                 "Give the folder that `handful train` printed at its end."
             )
-        meta = _read_meta(folder / "run.json")
+        meta = read_meta(folder / "run.json")
         return cls(
             path=folder,
             status=str(meta.get("status", "running")),
             config=read_config(folder / "config.yaml"),
             history=read_lines(folder / "history.jsonl"),
-            steps=_read_steps(folder / "steps.npy"),
+            steps=read_steps(folder / "steps.npy"),
             events=read_lines(folder / "events.jsonl"),
             environment=dict(meta.get("environment", {})),
             identity=dict(meta.get("identity", {})),
@@ -150,7 +156,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+def read_meta(path: Path) -> dict[str, Any]:
+    """Read a run's ``run.json``.
+
+    Raises:
+        RunError: It is missing or damaged, or a newer version wrote it.
+    """
     meta = read_json(path)
     version = meta.get("format_version") if isinstance(meta, dict) else None
     if not isinstance(version, int):
@@ -163,11 +174,20 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return dict(meta)
 
 
-def _read_steps(path: Path) -> NDArray[np.void]:
+def read_steps(path: Path) -> NDArray[np.void]:
+    """Read a run's ``steps.npy``; of one cut short, the rows that are whole.
+
+    Returns:
+        Shape ``(S,)``, dtype `STEP_DTYPE`; empty where the file is missing.
+
+    Raises:
+        RunError: It is another kind of file.
+    """
     if not path.exists():
         return np.empty(0, STEP_DTYPE)
     try:
-        steps = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            steps = _read_rows(file)
     except (OSError, ValueError, EOFError):
         raise RunError(f"{path} is not a NumPy file; it is damaged.") from None
     if steps.dtype != STEP_DTYPE or steps.ndim != 1:
@@ -176,3 +196,17 @@ def _read_steps(path: Path) -> NDArray[np.void]:
             f"shape {steps.shape}."
         )
     return np.asarray(steps)
+
+
+def _read_rows(file: BinaryIO) -> NDArray[Any]:
+    """Read an array of rows; of a file cut short, those that are whole."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"version {version}")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject or len(shape) != 1:
+        raise ValueError(f"{dtype}, shape {shape}")
+    content = file.read(shape[0] * dtype.itemsize)
+    count = len(content) // dtype.itemsize
+    whole = bytearray(content[: count * dtype.itemsize])
+    return np.frombuffer(whole, dtype) if count else np.empty(0, dtype)

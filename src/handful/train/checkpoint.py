@@ -5,19 +5,23 @@
     step-00001234/
       model.safetensors       every entry of the model's state_dict
       optimizer.safetensors   the optimiser's tensors, named state.<parameter>.<name>
+      averages.safetensors    the averaged weights, where they are kept
       manifest.json           everything else; sizes and SHA-256 hashes of the files
 
 A checkpoint is written into a hidden sibling, each file is flushed to the disk, the
-manifest last; then the folder is renamed and its parent flushed. Only after that are
-older ones deleted. The newest valid one is found by scanning. Nothing is pickled.
+manifest last; then the folder is renamed and its parent flushed (with it the names of
+the files, which are older: file systems write such changes in order, and the hashes
+tell if one does not). Only after that are older ones deleted. The newest valid one is
+found by scanning. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import hashlib
+import numbers
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +32,18 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from handful.errors import CheckpointError, RunError
-from handful.runs.files import read_json, sync_folder, to_json, write_atomic
+from handful.runs.files import read_json, sync_folder, to_json, write_synced
 
 CHECKPOINT_VERSION = 1
 """Version of the checkpoint's folder that this handful writes."""
 
 _MODEL_FILE = "model.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
+_AVERAGES_FILE = "averages.safetensors"
 _MANIFEST_FILE = "manifest.json"
+
+_TENSOR, _TUPLE = "$tensor", "$tuple"
+"""Keys of what stands in an optimiser's plain values for a tensor and for a tuple."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,19 @@ class Checkpoint:
         model: The model's state_dict.
         optimizer: The optimiser's state_dict.
         progress: Everything else, plain values: ``step``, ``epoch``, ``samples``,
-            ``history``, ``generators``, ``identity``.
+            ``history``, ``generators``, ``identity``, the places of the parts.
+        averages: A state_dict of averaged weights, empty where none are kept.
     """
 
     model: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     progress: dict[str, Any]
+    averages: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_model(self) -> Mapping[str, Any]:
+        """The weights to use: the averaged ones where they are kept."""
+        return self.averages or self.model
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -69,13 +84,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             or the disk refuses; checkpoints before it are as they were.
     """
     final = folder / f"step-{checkpoint.progress['step']:08d}"
-    partial = folder / f".{final.name}.tmp"
+    partial, former = (folder / f".{final.name}.{kind}.tmp" for kind in ("new", "old"))
     tensors, groups = _flatten_optimizer(checkpoint.optimizer)
     model = _plain_tensors(checkpoint.model, "the model's state")
     contents = {
-        _MODEL_FILE: save_tensors(model),
-        _OPTIMIZER_FILE: save_tensors(tensors),
+        _MODEL_FILE: _to_bytes(model, "the model's state"),
+        _OPTIMIZER_FILE: _to_bytes(tensors, "the optimiser's state"),
     }
+    if checkpoint.averages:
+        averages = _plain_tensors(checkpoint.averages, "the averaged weights")
+        contents[_AVERAGES_FILE] = _to_bytes(averages, "the averaged weights")
     manifest = {
         "format_version": CHECKPOINT_VERSION,
         "files": {
@@ -85,16 +103,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         "optimizer": groups,
         **checkpoint.progress,
     }
+    contents[_MANIFEST_FILE] = _to_text(manifest)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         for name, content in contents.items():
-            write_atomic(partial / name, content)
-        write_atomic(partial / _MANIFEST_FILE, to_json(manifest).encode())
-        sync_folder(partial)
-        shutil.rmtree(final, ignore_errors=True)
+            write_synced(partial / name, content)
+        if final.exists():
+            shutil.rmtree(former, ignore_errors=True)
+            final.rename(former)
         partial.rename(final)
         sync_folder(folder)
+        shutil.rmtree(former, ignore_errors=True)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {final} cannot be saved: {error.strerror}. "
@@ -113,19 +133,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: A file is missing or damaged, or a newer version wrote it.
     """
     manifest = _read_manifest(path)
+    names = [_MODEL_FILE, _OPTIMIZER_FILE]
+    if _expected(manifest, _AVERAGES_FILE):
+        names.append(_AVERAGES_FILE)
     contents = {
-        name: _read_checked(path / name, _expected(manifest, name))
-        for name in (_MODEL_FILE, _OPTIMIZER_FILE)
+        name: _read_checked(path / name, _expected(manifest, name)) for name in names
     }
     try:
         model = load_tensors(contents[_MODEL_FILE])
+        saved = contents.get(_AVERAGES_FILE)
+        averages = {} if saved is None else load_tensors(saved)
         tensors = load_tensors(contents[_OPTIMIZER_FILE])
         optimizer = _unflatten_optimizer(tensors, manifest["optimizer"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from None
     own = ("format_version", "files", "optimizer")
     progress = {key: value for key, value in manifest.items() if key not in own}
-    return Checkpoint(model, optimizer, progress)
+    return Checkpoint(model, optimizer, progress, averages)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
@@ -179,6 +203,22 @@ def drop_checkpoints_after(folder: Path, step: int) -> None:
     )
 
 
+def _to_bytes(tensors: dict[str, Tensor], what: str) -> bytes:
+    try:
+        return bytes(save_tensors(tensors))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{what} cannot be saved: {error}.") from None
+
+
+def _to_text(manifest: Mapping[str, Any]) -> bytes:
+    try:
+        return to_json(manifest).encode()
+    except TypeError as error:
+        raise CheckpointError(
+            f"a checkpoint's progress must be plain values to be saved: {error}."
+        ) from None
+
+
 def _plain_tensors(state: Mapping[str, Any], what: str) -> dict[str, Tensor]:
     """Return contiguous tensors on the CPU, each with memory of its own."""
     tensors: dict[str, Tensor] = {}
@@ -189,6 +229,8 @@ def _plain_tensors(state: Mapping[str, Any], what: str) -> dict[str, Tensor]:
                 f"{what} must be dense tensors to be saved; got "
                 f"{type(value).__name__} for {name!r}."
             )
+        if value.is_meta:
+            raise CheckpointError(f"{what} must have values to be saved; got {name!r}.")
         tensor = value.detach().to("cpu").contiguous()
         storage = tensor.untyped_storage()
         if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
@@ -202,49 +244,103 @@ def _flatten_optimizer(
     state: Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Split an optimiser's state_dict into tensors and plain values."""
-    tensors: dict[str, Any] = {}
-    plain: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
     for index, values in state["state"].items():
+        if not isinstance(index, int) or not isinstance(values, Mapping):
+            raise _unstorable(repr(index), values)
         for name, value in values.items():
+            key = f"state.{index}.{name}"
             if isinstance(value, Tensor):
-                tensors[f"state.{index}.{name}"] = value
+                tensors[key] = value
             else:
-                plain["state"].setdefault(str(index), {})[name] = value
-    for group in plain["param_groups"]:
-        for name, value in group.items():
-            if isinstance(value, Tensor):
-                raise CheckpointError(
-                    f"the optimiser's {name!r} must be a plain number to be saved; "
-                    "got a tensor."
-                )
-    return _plain_tensors(tensors, "the optimiser's state"), plain
+                encoded = _encode(value, key, tensors)
+                plain.setdefault(str(index), {})[name] = encoded
+    groups = [_encode_group(group) for group in state["param_groups"]]
+    return (
+        _plain_tensors(tensors, "the optimiser's state"),
+        {"param_groups": groups, "state": plain},
+    )
+
+
+def _encode_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    tensors: dict[str, Tensor] = {}
+    encoded = {}
+    for name, value in group.items():
+        items = list(value) if isinstance(value, tuple) else value
+        encoded[name] = _encode(items, name, tensors)
+        if tensors:
+            raise CheckpointError(
+                f"the optimiser's {name!r} must be a plain number to be saved; "
+                "got a tensor."
+            )
+    return encoded
+
+
+def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a value as JSON can hold it, with its tensors put aside by their keys."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        tensors[key] = value
+        return {_TENSOR: key}
+    if isinstance(value, (list, tuple)):
+        items = [_encode(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
+        return items if isinstance(value, list) else {_TUPLE: items}
+    if isinstance(value, Mapping) and all(
+        isinstance(k, str) and not k.startswith("$") for k in value
+    ):
+        return {k: _encode(v, f"{key}.{k}", tensors) for k, v in value.items()}
+    if isinstance(value, numbers.Real):  # such as NumPy's
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    raise _unstorable(key, value)
+
+
+def _unstorable(key: str, value: Any) -> CheckpointError:
+    return CheckpointError(
+        "the optimiser's state must be tensors, numbers, texts, and lists or mappings "
+        f"of these to be saved; got an object of {type(value).__name__} for {key}. "
+        "Train without run_dir, or keep it out of the optimiser's state_dict."
+    )
 
 
 def _unflatten_optimizer(
     tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 ) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
-    for index, name, value in _optimizer_entries(tensors, plain):
-        state.setdefault(index, {})[name] = value
-    groups = [
-        {
-            k: tuple(v) if k != "params" and isinstance(v, list) else v
-            for k, v in g.items()
-        }
-        for g in plain["param_groups"]
-    ]
+    listed: set[str] = set()
+    for index, values in plain["state"].items():
+        for name, value in values.items():
+            decoded = _decode(value, tensors, listed)
+            state.setdefault(int(index), {})[name] = decoded
+    for key, tensor in tensors.items():
+        if key not in listed:
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = tensor
+    groups = [_decode_group(group) for group in plain["param_groups"]]
     return {"state": state, "param_groups": groups}
 
 
-def _optimizer_entries(
-    tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
-) -> Iterator[tuple[int, str, Any]]:
-    for index, values in plain["state"].items():
-        for name, value in values.items():
-            yield int(index), name, value
-    for key, tensor in tensors.items():
-        _, index, name = key.split(".", 2)
-        yield int(index), name, tensor
+def _decode_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    lists = ("params", "param_names")
+    return {
+        name: tuple(value) if isinstance(value, list) and name not in lists else value
+        for name, value in group.items()
+    }
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor], listed: set[str]) -> Any:
+    """Return what `_encode` was given; add the keys of its tensors to ``listed``."""
+    if isinstance(value, list):
+        return [_decode(item, tensors, listed) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_TENSOR}:
+        listed.add(value[_TENSOR])
+        return tensors[value[_TENSOR]]
+    if value.keys() == {_TUPLE}:
+        return tuple(_decode(value[_TUPLE], tensors, listed))
+    return {key: _decode(item, tensors, listed) for key, item in value.items()}
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

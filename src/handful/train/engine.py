@@ -1,17 +1,59 @@
-"""Engines: how one optimisation step is done on one batch."""
+"""Engines: how one optimisation step is done on its micro-batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
-from handful.train.batches import split_batch
+from handful.errors import ArgumentError
+from handful.train.backward import Backward, make_backward
+from handful.train.batches import count_samples
 from handful.train.kernels import Update, make_update
-from handful.train.losses import Loss
+from handful.train.losses import Weight
+from handful.train.precision import Precision
+from handful.train.step import Step, StepOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """What happens to the gradients of a step.
+
+    Attributes:
+        clip_norm: Most that the norm of all gradients together may be; None for any.
+        clip_value: Most that a gradient's entry may be; None for any.
+        wants_norm: Whether the norm is to be measured though nothing is clipped.
+    """
+
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    wants_norm: bool = False
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What one optimisation step did; nothing in it has been read from the device.
+
+    Attributes:
+        loss: Mean loss before the update, without dimensions, detached.
+        weight: What the mean was divided by.
+        samples: Samples of the step.
+        grad_norm: Norm of all gradients before clipping, or None.
+        sums: Further totals of a user's step, by name.
+        was_taken: Whether the weights were updated.
+    """
+
+    loss: Tensor
+    weight: Weight
+    samples: int
+    grad_norm: Tensor | None = None
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    was_taken: bool = True
 
 
 class Engine(Protocol):
@@ -19,15 +61,11 @@ class Engine(Protocol):
 
     name: str
 
-    def step(self, batch: Any) -> Tensor:
-        """Do one step: forward, loss, backward, update.
+    def step(self, batches: Sequence[Any]) -> StepResult:
+        """Do one step: forward, loss, backward, clip, update.
 
         Args:
-            batch: A batch on the model's device.
-
-        Returns:
-            The batch's mean loss before the update, without dimensions, detached. It
-            is not read here: reading it waits for the device.
+            batches: The step's micro-batches, on the model's device; one as a rule.
         """
         ...
 
@@ -35,11 +73,23 @@ class Engine(Protocol):
 class EagerEngine:
     """PyTorch as it is: autograd and the optimiser's own kernels.
 
+    Several micro-batches give the gradient of one batch of all their samples: the
+    gradients of their sums of losses are added up and divided once by the sum of their
+    weights.
+
     Args:
         model: The model.
-        loss: A callable of (output, target) that returns the mean loss.
+        step: Computes a batch's loss.
         optimizer: The optimiser of the model's parameters.
-        check: Called once, with the first output and target.
+        precision: Scales losses where that is needed.
+        settings: What happens to the gradients.
+        on_first: Called once, with the first batch and what the step said of it, before
+            anything is changed.
+        observe: Called with what the step says of each micro-batch; None for nothing.
+        on_gradients: Called before each update; None for nothing.
+
+    Raises:
+        ArgumentError: The optimiser can't train in that precision.
     """
 
     name = "eager"
@@ -47,31 +97,163 @@ class EagerEngine:
     def __init__(
         self,
         model: nn.Module,
-        loss: Loss,
+        step: Step,
         optimizer: Optimizer,
-        check: Callable[[Tensor, Tensor], None],
+        *,
+        precision: Precision,
+        settings: StepSettings,
+        on_first: Callable[[Any, StepOutput], None] | None = None,
+        observe: Callable[[StepOutput], None] | None = None,
+        on_gradients: Callable[[], None] | None = None,
     ) -> None:
+        if isinstance(optimizer, LBFGS) and precision.scales:
+            raise ArgumentError(
+                "precision must be 'float32' or 'bf16' for lbfgs, which asks for "
+                "gradients several times a step; got 'fp16'."
+            )
         self._model = model
-        self._loss = loss
+        self._step = step
         self._optimizer = optimizer
-        self._check: Callable[[Tensor, Tensor], None] | None = check
+        self._precision = precision
+        self._settings = settings
+        self._on_first = on_first
+        self._observe = observe
+        self._on_gradients = on_gradients
         self._update: Update | None = None
+        self._backward: Backward | None = None
+        self._touches_gradients = (
+            settings.clip_norm is not None
+            or settings.clip_value is not None
+            or settings.wants_norm
+            or on_gradients is not None
+        )
 
-    def step(self, batch: Any) -> Tensor:
+    def step(self, batches: Sequence[Any]) -> StepResult:
         """Do one step; see `Engine.step`."""
-        inputs, target = split_batch(batch)
-        output = self._model(*inputs)
-        if self._check is not None:
-            self._check(output, target)
-            self._check = None
-        loss = self._loss(output, target)
+        if isinstance(self._optimizer, LBFGS):
+            return self._step_with_closure(batches)
+        result = self._fill_gradients(batches)
+        if self._touches_gradients:
+            self._finish_gradients(result)
+        result.was_taken = self._precision.update(self._optimizer, self._apply)
+        return result
+
+    def _fill_gradients(self, batches: Sequence[Any]) -> StepResult:
+        if len(batches) != 1:
+            return self._accumulate(batches)
+        batch = batches[0]
+        made = self._step.mean(self._model, batch)
+        if self._on_first is not None:
+            self._check_first(batch, made)
+        self._clear_gradients()
+        self._go_backward(made.loss)
+        if self._observe is not None:
+            self._observe(made)
+        return StepResult(
+            made.loss.detach(), made.weight, count_samples(batch), sums=made.sums
+        )
+
+    def _accumulate(self, batches: Sequence[Any]) -> StepResult:
+        """Add up the gradients of several micro-batches; divide them once."""
+        counts = [count_samples(batch) for batch in batches]
+        # Keeps sums near the size of means; what counts is divided out below.
+        divisor = max(counts[0], 1)
+        total: Weight = 0
+        loss_sum: Tensor | None = None
+        sums: dict[str, Tensor] = {}
+        for index, batch in enumerate(batches):
+            made = self._step.total(self._model, batch)
+            if index == 0:
+                if self._on_first is not None:
+                    self._check_first(batch, made)
+                self._clear_gradients()
+            self._go_backward(made.loss / divisor)
+            if self._observe is not None:
+                self._observe(made)
+            loss = made.loss.detach()
+            loss_sum = loss if loss_sum is None else loss_sum + loss
+            total = total + made.weight
+            sums |= {k: v + sums.get(k, 0) for k, v in made.sums.items()}
+        assert loss_sum is not None
+        self._scale_gradients(_share(divisor, total))
+        return StepResult(loss_sum / total, total, sum(counts), sums=sums)
+
+    def _go_backward(self, loss: Tensor) -> None:
+        if self._precision.scales:
+            loss = self._precision.scale(loss)
+        if self._backward is None:
+            self._backward = make_backward(loss)
+        self._backward(loss)
+
+    def _check_first(self, batch: Any, made: StepOutput) -> None:
+        assert self._on_first is not None
+        on_first, self._on_first = self._on_first, None
+        on_first(batch, made)
+
+    def _clear_gradients(self) -> None:
         for group in self._optimizer.param_groups:
             for param in group["params"]:
                 param.grad = None
-        torch.autograd.backward(loss)
+
+    def _scale_gradients(self, factor: float | Tensor) -> None:
+        grads = [p.grad for p in self._parameters() if p.grad is not None]
+        with torch.no_grad():
+            if grads and all(grad.layout == torch.strided for grad in grads):
+                torch._foreach_mul_(grads, factor)
+            else:
+                for grad in grads:
+                    grad.mul_(factor)
+
+    def _finish_gradients(self, result: StepResult) -> None:
+        """Unscale, show, measure and clip the gradients."""
+        self._precision.unscale(self._optimizer)
+        if self._on_gradients is not None:
+            self._on_gradients()
+        settings, params = self._settings, self._parameters()
+        clip_norm, clip_value = settings.clip_norm, settings.clip_value
+        if clip_value is not None:
+            if clip_norm is not None or settings.wants_norm:
+                grads = [p.grad for p in params if p.grad is not None]
+                result.grad_norm = torch.nn.utils.get_total_norm(grads)
+            torch.nn.utils.clip_grad_value_(params, clip_value)
+        if clip_norm is not None or (settings.wants_norm and clip_value is None):
+            most = math.inf if clip_norm is None else clip_norm
+            norm = torch.nn.utils.clip_grad_norm_(params, most)
+            if result.grad_norm is None:
+                result.grad_norm = norm
+
+    def _apply(self) -> None:
         if self._update is None:  # The first step makes the optimiser's state.
             self._optimizer.step()
             self._update = make_update(self._optimizer)
         else:
             self._update()
-        return loss.detach()
+
+    def _step_with_closure(self, batches: Sequence[Any]) -> StepResult:
+        """Do a step of an optimiser that asks for loss and gradients several times."""
+        results: list[StepResult] = []
+
+        def closure() -> Tensor:
+            result = self._fill_gradients(batches)
+            if self._touches_gradients:
+                self._finish_gradients(result)
+            results.append(result)
+            self._observe = None  # the first evaluation is that of the step's start
+            return result.loss
+
+        observe = self._observe
+        try:
+            self._optimizer.step(torch.enable_grad()(closure))  # type: ignore[arg-type]
+        finally:
+            self._observe = observe
+        return results[0]
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+
+def _share(part: int, total: Weight) -> float | Tensor:
+    """Return ``part / total``, 0 where nothing has any weight."""
+    if isinstance(total, Tensor):
+        return torch.where(total > 0, part / total, 0.0)
+    return part / total if total > 0 else 0.0

@@ -30,7 +30,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def describe_identity(
-    *, engine: str, optimizer: Optimizer, device: torch.device
+    *, engine: str, optimizer: Optimizer, device: torch.device, precision: str
 ) -> dict[str, Any]:
     """Return what the last bits of a run's numbers depend on, as plain values.
 
@@ -38,9 +38,11 @@ def describe_identity(
         engine: Name of the step's engine.
         optimizer: The optimiser, whose kernel counts.
         device: Where the model is.
+        precision: What it computes in.
     """
     return {
         "engine": engine,
+        "precision": precision,
         "optimizer_kernel": kernel_name(optimizer),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from handful.errors import TrainingError
-from handful.train.batches import move_batch, split_batch
-from handful.train.losses import Loss
-from handful.train.metrics import Metric
+from handful.train.batches import BatchLayout, move_batch
+from handful.train.engine import StepResult
+from handful.train.metrics import start_metrics
+from handful.train.precision import Precision
+from handful.train.step import Step, StepOutput
+from handful.train.step_log import StepLog
 
 
 @contextmanager
@@ -32,8 +35,8 @@ def evaluate_model(
     model: nn.Module,
     loader: Iterable[Any],
     *,
-    loss: Loss,
-    metrics: Sequence[Metric],
+    step: Step,
+    metrics: Sequence[Any],
     device: torch.device,
     average: str = "samples",
 ) -> dict[str, float]:
@@ -41,77 +44,122 @@ def evaluate_model(
 
     Args:
         model: The model, on ``device``.
-        loader: Gives batches of inputs and a target.
-        loss: A callable of (output, target) that returns the mean loss.
-        metrics: What to measure beside it.
+        loader: Gives batches.
+        step: Computes a batch's loss.
+        metrics: What to measure beside it; see `start_metrics`.
         device: Where to compute.
         average: ``"samples"`` to weigh each batch's loss by its samples, ``"batches"``
             for the plain mean of batch losses.
 
     Returns:
-        ``loss`` and each metric by its name.
+        ``loss``, further totals of a user's step, and each metric by its name.
 
     Raises:
-        TrainingError: The loader gives no batch.
+        TrainingError: The loader gives no batch, or a user's step gives no output for
+            metrics.
     """
-    losses: list[Tensor] = []
-    totals: list[list[Tensor]] = [[] for _ in metrics]
-    counts: list[int] = []
+    step, log = step.for_evaluation(), StepLog(average)
+    sums = start_metrics(metrics)
+    is_empty = True
     with evaluation_mode(model):
         for batch in loader:
-            inputs, target = split_batch(move_batch(batch, device))
-            output = model(*inputs)
-            losses.append(loss(output, target))
-            for metric, sums in zip(metrics, totals, strict=True):
-                sums.append(metric.total(output, target))
-            counts.append(len(target))
-    if not counts:
+            moved = move_batch(batch, device)
+            made = step.mean(model, moved)
+            observe_output(sums, made)
+            loss = made.loss.detach()
+            log.add(StepResult(loss, made.weight, samples=0, sums=made.sums), 0.0)
+            is_empty = False
+    if is_empty:
         raise TrainingError("the loader must give at least one batch; it gave none.")
-    values = {"loss": average_losses(losses, counts, average)}
-    for metric, sums in zip(metrics, totals, strict=True):
-        values[metric.name] = float(torch.stack(sums).cpu().double().sum()) / sum(
-            counts
-        )
+    log.flush()
+    values = {k.removeprefix("train_"): v for k, v in log.means().items()}
+    for metric in sums:
+        values[metric.name] = metric.compute()
     return values
 
 
-def average_losses(losses: Sequence[Tensor], counts: Sequence[int], how: str) -> float:
-    """Return the mean of batch losses, in double precision.
+def observe_output(sums: Sequence[Any], made: StepOutput) -> None:
+    """Add a batch's outputs to metrics.
 
-    Args:
-        losses: Mean loss of each batch, without dimensions.
-        counts: Samples of each batch.
-        how: ``"samples"`` or ``"batches"``; see `evaluate_model`.
+    Raises:
+        TrainingError: A user's step gave none.
     """
-    values = torch.stack(list(losses)).cpu().double()
-    if how == "batches":
-        return float(values.mean())
-    weights = torch.tensor(counts, dtype=torch.float64)
-    return float((values * weights).sum() / weights.sum())
+    if not sums:
+        return
+    if made.output is None or made.target is None:
+        raise TrainingError(
+            "step must return output and target beside loss_sum and weight for metrics "
+            "to be measured; it returned none. Add them, or leave metrics out."
+        )
+    output = made.output.detach() if isinstance(made.output, Tensor) else made.output
+    for metric in sums:
+        metric.update(output, made.target)
 
 
 def predict_model(
-    model: nn.Module, loader: Iterable[Any], *, device: torch.device
-) -> Tensor:
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    layout: BatchLayout,
+    precision: Precision,
+    device: torch.device,
+) -> Any:
     """Return a model's outputs for all batches of a loader.
 
     Args:
         model: The model, on ``device``.
-        loader: Gives batches of inputs and a target, or of one input alone (a tensor).
+        loader: Gives batches, with a target or without.
+        layout: Which fields of a batch are not inputs.
+        precision: What the model computes in.
         device: Where to compute.
 
     Returns:
-        The outputs, shape ``(N, …)``, on the CPU.
+        The outputs, on the CPU: a tensor of shape ``(N, …)``, or the tuple, list or
+        dictionary of such that the model returns. The dtype is the model's; under
+        autocast what is half precision becomes float32. A number without dimensions
+        becomes one a batch.
 
     Raises:
-        TrainingError: The loader gives no batch.
+        TrainingError: The loader gives no batch, or outputs can't be put together.
     """
     outputs = []
     with evaluation_mode(model):
         for batch in loader:
-            moved = move_batch(batch, device)
-            inputs = [moved] if isinstance(moved, Tensor) else split_batch(moved)[0]
-            outputs.append(model(*inputs).cpu())
+            args, kwargs = layout.inputs(move_batch(batch, device))
+            output = precision.forward(model, args, kwargs)
+            outputs.append(move_batch(output, torch.device("cpu")))
     if not outputs:
         raise TrainingError("the loader must give at least one batch; it gave none.")
-    return torch.cat(outputs)
+    return _join(outputs)
+
+
+def _join(parts: list[Any]) -> Any:
+    """Put the outputs of batches together, one by one where there are several."""
+    first = parts[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return _join_tensors(parts)
+    if isinstance(first, Mapping):
+        return {key: _join([part[key] for part in parts]) for key in first}
+    if not isinstance(first, (list, tuple)):
+        raise TrainingError(
+            "model must return tensors, or tuples, lists or dictionaries of tensors, "
+            f"to be predicted with; got {type(first).__name__}."
+        )
+    joined = [_join(list(column)) for column in zip(*parts, strict=True)]
+    if hasattr(first, "_make"):
+        return first._make(joined)
+    return tuple(joined) if isinstance(first, tuple) else joined
+
+
+def _join_tensors(parts: list[Tensor]) -> Tensor:
+    if parts[0].ndim == 0:
+        return torch.stack(parts)
+    shapes = {tuple(part.shape[1:]) for part in parts}
+    if len(shapes) > 1:
+        raise TrainingError(
+            "outputs of all batches must have the same shape behind the samples; got "
+            f"{' and '.join(map(str, sorted(shapes)))}. Pad all batches to one length."
+        )
+    return torch.cat(parts)

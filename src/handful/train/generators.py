@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor
 
 from handful.data.order import mix_seed
+
+_NUMPY_BYTES = 4 * 625
+"""Size of the state of a Mersenne twister: 624 words and the position."""
 
 
 @contextmanager
@@ -56,21 +60,35 @@ def seeded_generators(seed: int, purpose: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class GeneratorStates:
-    """States of torch's, NumPy's and Python's global generators, as they give them."""
+    """States of torch's, NumPy's and Python's global generators, as they give them.
+
+    Attributes:
+        torch: The state of torch's generator on the CPU.
+        cuda: Those on its accelerators, where they are in use.
+        numpy: NumPy's.
+        python: Python's.
+        own: Those of further generators, such as a loader's own.
+    """
 
     torch: Tensor
     cuda: list[Tensor]
     numpy: Any
     python: Any
+    own: list[Tensor] = field(default_factory=list)
 
 
-def capture_generators() -> GeneratorStates:
-    """Return the states of the global generators, for `pack_generators`."""
+def capture_generators(own: Sequence[torch.Generator] = ()) -> GeneratorStates:
+    """Return the states of the global generators, for `pack_generators`.
+
+    Args:
+        own: Further generators to take in.
+    """
     return GeneratorStates(
         torch=torch.get_rng_state(),
         cuda=_cuda_states(),
-        numpy=np.random.get_state(legacy=True),
+        numpy=_numpy_state(),
         python=random.getstate(),
+        own=[generator.get_state() for generator in own],
     )
 
 
@@ -78,7 +96,9 @@ def pack_generators(states: GeneratorStates) -> dict[str, Any]:
     """Return states of generators as plain values, for JSON."""
     version, words, gauss = states.python
     name, keys, position, has_gauss, cached = states.numpy
+    own = [_pack(state.numpy().tobytes()) for state in states.own]
     return {
+        **({"own": own} if own else {}),
         "torch": _pack(states.torch.numpy().tobytes()),
         "cuda": [_pack(state.numpy().tobytes()) for state in states.cuda],
         "python": {
@@ -96,8 +116,32 @@ def pack_generators(states: GeneratorStates) -> dict[str, Any]:
     }
 
 
-def restore_generators(state: dict[str, Any]) -> None:
+def pack_within(value: Any) -> Any:
+    """Return mappings with the `GeneratorStates` in them packed, at any depth."""
+    if isinstance(value, GeneratorStates):
+        return pack_generators(value)
+    if isinstance(value, Mapping):
+        return {key: pack_within(item) for key, item in value.items()}
+    return value
+
+
+def put_back_generators(states: GeneratorStates) -> None:
+    """Put the global generators back to what `capture_generators` returned."""
+    torch.set_rng_state(states.torch)
+    if states.cuda:
+        torch.cuda.set_rng_state_all(states.cuda)
+    np.random.set_state(states.numpy)
+    random.setstate(states.python)
+
+
+def restore_generators(
+    state: dict[str, Any], own: Sequence[torch.Generator] = ()
+) -> None:
     """Put the global generators back to what `pack_generators` was given.
+
+    Args:
+        state: What it returned.
+        own: The further generators that were captured, in the same order.
 
     Raises:
         KeyError, ValueError, TypeError: The state is damaged.
@@ -113,6 +157,49 @@ def restore_generators(state: dict[str, Any]) -> None:
     np.random.set_state(
         (numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["gauss"])
     )
+    restore_own_generators(state, own)
+
+
+def restore_own_generators(
+    state: dict[str, Any], own: Sequence[torch.Generator]
+) -> None:
+    """Put further generators alone back to what `pack_generators` was given.
+
+    Args:
+        state: What it returned.
+        own: The generators, in the order in which they were captured; those that the
+            state knows nothing of stay as they are.
+    """
+    for generator, packed in zip(own, state.get("own", ()), strict=False):
+        generator.set_state(_tensor(packed))
+
+
+_numpy_seen: dict[bytes, Any] = {}
+"""The last state of NumPy's generator, by its memory; see `_numpy_state`."""
+
+
+def _numpy_state() -> Any:
+    """Return the state of NumPy's global generator, at once if it has not moved.
+
+    NumPy takes 50 microseconds to put it into an array, and few trainings draw from
+    it. Its memory, words and position, tells whether it has moved, but for the second
+    of a pair of normal numbers: while that one waits, nothing is remembered.
+    """
+    source: Any = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    if not isinstance(source, np.random.MT19937):
+        return _read_numpy()
+    memory = ctypes.string_at(source.ctypes.state_address, _NUMPY_BYTES)
+    state = _numpy_seen.get(memory)
+    if state is None:
+        state = _read_numpy()
+        _numpy_seen.clear()
+        if not state[3]:  # has_gauss
+            _numpy_seen[memory] = state
+    return state
+
+
+def _read_numpy() -> Any:
+    return np.random.get_state(legacy=True)
 
 
 def _cuda_states() -> list[Tensor]:

@@ -10,17 +10,40 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handful.errors import unknown_choice
+from handful.errors import ArgumentError, unknown_choice
 from handful.extras import import_extra
 from handful.train.choices import PREDICTION_SUFFIXES
 
 
-def prediction_table(outputs: Tensor, targets: Tensor) -> dict[str, NDArray[Any]]:
+def write_predictions(to: Path, outputs: Any, targets: Tensor | None = None) -> None:
+    """Write a model's outputs to a file.
+
+    Args:
+        to: The file; see `write_table`.
+        outputs: What the model returned, shape ``(N, …)``.
+        targets: What it should have; None where that is not known.
+
+    Raises:
+        ArgumentError: The ending is unknown, or the model returned several tensors.
+        MissingExtraError: pyarrow is needed and not installed.
+    """
+    if not isinstance(outputs, Tensor):
+        raise ArgumentError(
+            "to must be None for a model that returns several tensors; got "
+            f"{str(to)!r}. Save the ones that you want yourself."
+        )
+    write_table(to, outputs, prediction_table(outputs, targets))
+
+
+def prediction_table(
+    outputs: Tensor, targets: Tensor | None
+) -> dict[str, NDArray[Any]]:
     """Return predictions by column.
 
     Args:
         outputs: What the model returned, shape ``(N, …)``.
-        targets: What it should have, shape ``(N, …)``.
+        targets: What it should have, shape ``(N, …)``; None where that is not known:
+            then outputs of shape ``(N, C)`` are numbers.
 
     Returns:
         ``sample`` (0 … N - 1), ``target``, ``prediction``; for class labels also
@@ -28,6 +51,8 @@ def prediction_table(outputs: Tensor, targets: Tensor) -> dict[str, NDArray[Any]
         have a column each: ``target_0`` and so on.
     """
     table: dict[str, NDArray[Any]] = {"sample": np.arange(len(outputs))}
+    if targets is None:
+        return table | _number_columns("prediction", outputs)
     if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
         best = outputs.softmax(dim=1).max(dim=1)
         table["target"] = targets.numpy()

@@ -1,8 +1,10 @@
 """What a training shows while it runs: a bar and a table, or plain lines.
 
 On a terminal, a table grows by a row per epoch and a bar below it shows the current
-one; the bar goes away at the end. Elsewhere each epoch is a line of ``name=value``::
+one; the bar goes away at the end. A notebook has one table that is updated in place.
+Elsewhere each epoch is a line of ``name=value``, and so is a validation inside one::
 
+    step=30 epoch=1/10 valid_loss=0.5210
     epoch=1/10 step=45 train_loss=0.8123 valid_loss=0.4100 lr=0.001 seconds=0.12
 """
 
@@ -16,14 +18,15 @@ from rich.console import Console
 from handful.errors import ArgumentError, unknown_choice
 from handful.train.callbacks import Callback
 from handful.train.progress_bar import ProgressBar
-from handful.train.record_text import metric_names, write_number
+from handful.train.progress_notebook import NotebookTable, find_display
+from handful.train.record_text import write_epoch, write_number, write_record
 
 if TYPE_CHECKING:
     from handful.train.callbacks import FitState
 
 __all__ = ["make_progress"]
 
-MODES = ("auto", "bar", "lines", "off")
+MODES = ("auto", "bar", "lines", "notebook", "off")
 
 
 def make_progress(
@@ -37,43 +40,58 @@ def make_progress(
     """Make the callback that shows a training's progress.
 
     Args:
-        mode: ``"bar"``, ``"lines"``, ``"off"``, or ``"auto"``: the bar where the
-            standard output is a terminal and ``every`` is ``"epoch"``, else lines.
+        mode: ``"bar"``; ``"notebook"``, a table in a notebook of Jupyter or Colab and
+            lines outside of one; ``"lines"``; ``"off"``; or ``"auto"``: where ``every``
+            is ``"epoch"``, the table in a notebook and the bar on a terminal, else
+            lines.
         every: What gets a line: ``"epoch"``; ``"batch"`` for each step as well; or a
             whole number N for every N-th step as well. Such a line reads the loss
             back from the device.
         batch_line: Format of a step's line (`str.format`), with the fields ``step``,
             ``epoch``, ``epochs``, ``loss`` and ``lr``; None for
-            ``step=10 epoch=1/10 loss=0.1234 lr=0.001``.
+            ``step=10 epoch=1/10 loss=0.1234 lr=0.001``. ``epochs`` is missing in a run
+            that only a number of steps limits.
         epoch_line: Format of an epoch's line, with the fields of its history record
-            and ``epochs``; None for ours. The table of the bar does not use it.
-        console: Where to write; None for the standard output.
+            and ``epochs``; None for ours. Tables don't use it, nor do the lines of
+            validations inside an epoch.
+        console: Where to write; None for the standard output, or a notebook's cell.
 
     Returns:
         The callback.
 
     Raises:
         ArgumentError: ``mode``, ``every`` or a format cannot be used, or ``mode`` is
-            ``"bar"`` and ``every`` asks for lines of steps.
+            ``"bar"`` or ``"notebook"`` and ``every`` asks for lines of steps.
     """
     if mode not in MODES:
         raise unknown_choice("mode", mode, MODES)
     steps = _step_interval(every)
-    _check_format("batch_line", batch_line, _batch_fields(1, 1, 1, 0.5, 0.5))
-    _check_format("epoch_line", epoch_line, _AnyField(epoch=1, step=1, samples=1))
-    if mode == "bar" and steps is not None:
+    _check_format("batch_line", batch_line, _BATCH_FIELDS)
+    _check_format("epoch_line", epoch_line, _AnyField(_EPOCH_FIELDS))
+    if mode in ("bar", "notebook") and steps is not None:
         raise ArgumentError(
-            f"every must be 'epoch' with the mode 'bar'; got {every!r}. "
+            f"every must be 'epoch' with the mode {mode!r}; got {every!r}. "
             "Lines of steps need the mode 'lines'."
         )
     if mode == "off":
         return Callback()
+    if steps is not None:
+        return _StepLines(console or Console(), epoch_line, batch_line, steps)
+    table = _make_table(mode, console)
+    return _EpochLines(console or Console(), epoch_line) if table is None else table
+
+
+def _make_table(mode: str, console: Console | None) -> Callback | None:
+    """Make the table that a mode shows here, None for lines."""
+    # A console that was asked for gets what is written, also in a notebook.
+    if mode == "notebook" or (mode == "auto" and console is None):
+        display = find_display()
+        if display is not None:
+            return NotebookTable(display)
     console = Console() if console is None else console
-    if mode == "bar" or (mode == "auto" and steps is None and console.is_terminal):
+    if mode == "bar" or (mode == "auto" and console.is_terminal):
         return ProgressBar(console)
-    if steps is None:
-        return _EpochLines(console, epoch_line)
-    return _StepLines(console, epoch_line, batch_line, steps)
+    return None
 
 
 class _EpochLines(Callback):
@@ -83,11 +101,19 @@ class _EpochLines(Callback):
         self._console = console
         self._epoch_line = epoch_line
 
+    def on_run_start(self, state: FitState) -> None:
+        if state.epochs is None:
+            fields = {k: v for k, v in _EPOCH_FIELDS.items() if k != "epochs"}
+            _check_format("epoch_line", self._epoch_line, _AnyField(fields))
+
+    def on_validation(self, state: FitState, record: Mapping[str, Any]) -> None:
+        self._write(write_record(record, state.epochs))
+
     def on_epoch_end(self, state: FitState, record: Mapping[str, Any]) -> None:
         if self._epoch_line is None:
-            self._write(_epoch_text(record, state.epochs))
+            self._write(write_record(record, state.epochs))
             return
-        fields = {**record, "epochs": state.epochs}
+        fields = _with_epochs(record, state.epochs)
         try:
             self._write(self._epoch_line.format_map(fields))
         except KeyError as error:
@@ -116,25 +142,38 @@ class _StepLines(_EpochLines):
         self._batch_line = batch_line
         self._interval = interval
 
+    def on_run_start(self, state: FitState) -> None:
+        super().on_run_start(state)
+        if state.epochs is None:
+            fields = {k: v for k, v in _BATCH_FIELDS.items() if k != "epochs"}
+            _check_format("batch_line", self._batch_line, fields)
+
     def on_step(self, state: FitState) -> None:
         if state.step % self._interval:
             return
         loss = float(state.loss)
         if self._batch_line is None:
             self._write(
-                f"step={state.step} epoch={state.epoch}/{state.epochs} "
+                f"step={state.step} epoch={write_epoch(state.epoch, state.epochs)} "
                 f"loss={write_number(loss)} lr={state.lr:g}"
             )
             return
-        fields = _batch_fields(state.step, state.epoch, state.epochs, loss, state.lr)
+        fields = {"step": state.step, "epoch": state.epoch, "loss": loss}
+        fields = _with_epochs({**fields, "lr": state.lr}, state.epochs)
         self._write(self._batch_line.format_map(fields))
 
 
-class _AnyField(dict[str, Any]):
-    """Stand-in for a record: it has every field."""
+_BATCH_FIELDS = {"step": 1, "epoch": 1, "epochs": 1, "loss": 0.5, "lr": 0.5}
+_EPOCH_FIELDS = {"epoch": 1, "step": 1, "samples": 1, "epochs": 1}
 
-    def __missing__(self, name: str) -> float | int:
-        return 1 if name == "epochs" else 0.5
+
+class _AnyField(dict[str, Any]):
+    """Stand-in for a record: it has every field, but for ``epochs`` if not given."""
+
+    def __missing__(self, name: str) -> float:
+        if name == "epochs":
+            raise KeyError(name)
+        return 0.5
 
 
 def _step_interval(every: str | int) -> int | None:
@@ -167,19 +206,5 @@ def _check_format(name: str, line: str | None, fields: Mapping[str, Any]) -> Non
         ) from None
 
 
-def _batch_fields(
-    step: int, epoch: int, epochs: int, loss: float, lr: float
-) -> dict[str, Any]:
-    return {"step": step, "epoch": epoch, "epochs": epochs, "loss": loss, "lr": lr}
-
-
-def _epoch_text(record: Mapping[str, Any], epochs: int) -> str:
-    fields = [f"epoch={record['epoch']}/{epochs}"]
-    if "step" in record:
-        fields.append(f"step={record['step']}")
-    fields += [f"{name}={write_number(record[name])}" for name in metric_names(record)]
-    if "lr" in record:
-        fields.append(f"lr={record['lr']:g}")
-    if "seconds" in record:
-        fields.append(f"seconds={record['seconds']:.2f}")
-    return " ".join(fields)
+def _with_epochs(fields: Mapping[str, Any], epochs: int | None) -> dict[str, Any]:
+    return {**fields} if epochs is None else {**fields, "epochs": epochs}

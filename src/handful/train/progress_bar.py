@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,16 @@ from handful.train.record_text import (
     LAST_NAMES,
     metric_names,
     monitored_loss,
+    write_cell,
+    write_epoch,
     write_number,
+    write_short_epoch,
 )
 
 if TYPE_CHECKING:
     from handful.train.callbacks import FitState
 
-__all__ = ["ProgressBar"]
+__all__ = ["BestSoFar", "Pace", "ProgressBar", "Standing"]
 
 REFRESH_SECONDS = 0.1
 """The least time between two drawings of the bar."""
@@ -39,7 +43,7 @@ class ProgressBar(Callback):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._table = EpochTable(console)
-        self._pace = _Pace()
+        self._pace = Pace()
         self._lines = _BarLines()
         self._live: Live | None = None
         self._due = 0.0
@@ -64,12 +68,16 @@ class ProgressBar(Callback):
         if monotonic() >= self._due:
             self._draw(state)
 
-    def on_epoch_end(self, state: FitState, record: Mapping[str, Any]) -> None:
-        """Add the epoch to the table."""
+    def on_validation(self, state: FitState, record: Mapping[str, Any]) -> None:
+        """Add a validation to the table."""
         self._table.add(state, record)
-        self._pace.end_epoch(state)
         if monotonic() >= self._due:
             self._draw(state)
+
+    def on_epoch_end(self, state: FitState, record: Mapping[str, Any]) -> None:
+        """Add the epoch to the table."""
+        self._pace.end_epoch(state)
+        self.on_validation(state, record)
 
     def on_run_end(self, state: FitState) -> None:  # noqa: ARG002
         """Take the bar away; the table stays."""
@@ -79,11 +87,31 @@ class ProgressBar(Callback):
             self._live = None
 
     def _draw(self, state: FitState) -> None:
-        self._pace.describe(state, self._lines)
+        self._lines.standing = self._pace.describe(state)
         # Printing above the bar draws it anew, so one of the two is enough.
         if not self._table.print_pending() and self._live is not None:
             self._live.refresh()
         self._due = monotonic() + REFRESH_SECONDS
+
+
+class BestSoFar:
+    """Which records have the least monitored loss so far."""
+
+    def __init__(self) -> None:
+        self._loss = math.inf
+
+    def start(self, state: FitState) -> None:
+        """Go on from the best record of a resumed run."""
+        best = state.run.best
+        self._loss = math.inf if best is None else best[monitored_loss(best)]
+
+    def improves(self, record: Mapping[str, Any]) -> bool:
+        """Take a record, and say whether it is the best."""
+        loss = record.get(monitored_loss(record), math.nan)
+        if not loss < self._loss:
+            return False
+        self._loss = loss
+        return True
 
 
 class EpochTable:
@@ -92,26 +120,23 @@ class EpochTable:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._columns: dict[str, int] = {}
-        self._seen: set[str] = set()
+        self._fields: dict[str, Any] = {}
         self._pending: list[Text] = []
-        self._best = math.inf
+        self._best = BestSoFar()
 
     def start(self, state: FitState) -> None:
-        best = state.run.best
-        if best is not None:
-            self._best = best[monitored_loss(best)]
+        self._best.start(state)
 
     def add(self, state: FitState, record: Mapping[str, Any]) -> None:
-        names = metric_names(record)
-        if not self._columns or not self._seen.issuperset(names):
-            self._seen.update(names)
-            self._add_header(state, record)
-        value = record.get(monitored_loss(record), math.nan)
-        is_best = value < self._best
-        self._best = value if is_best else self._best
-        cells = {name: _cell(name, record.get(name)) for name in self._columns}
-        cells["epoch"] = f"{record['epoch']}/{state.epochs}"
-        cells["best"] = "*" if is_best else ""
+        epoch = write_short_epoch(record, state.epochs)
+        shown = {name: record[name] for name in _column_names(record)}
+        is_new = not shown.keys() <= self._fields.keys()
+        self._fields |= shown
+        if is_new or len(epoch) > self._columns.get("epoch", 0):
+            self._add_header(_epoch_width(state, record))
+        is_best = self._best.improves(record)
+        cells = {name: write_cell(name, record) for name in self._columns}
+        cells |= {"epoch": epoch, "best": "*" if is_best else ""}
         row = self._align(cells)
         if is_best:
             row.stylize("green", len(row) - 1)
@@ -125,10 +150,10 @@ class EpochTable:
         self._console.print(rows, no_wrap=True, overflow="ignore", crop=False)
         return True
 
-    def _add_header(self, state: FitState, record: Mapping[str, Any]) -> None:
-        metrics = metric_names(record)
-        ends = {"epoch": max(5, 2 * len(str(state.epochs)) + 1)}
-        last = {name: 8 for name in LAST_NAMES if name in record} | {"best": 4}
+    def _add_header(self, epoch_width: int) -> None:
+        metrics = metric_names(self._fields)
+        ends = {"epoch": max(epoch_width, self._columns.get("epoch", 0))}
+        last = {name: 8 for name in LAST_NAMES if name in self._fields} | {"best": 4}
         left_out: list[str] = []
         while True:
             columns = ends | {name: max(9, len(name)) for name in metrics} | last
@@ -149,10 +174,28 @@ class EpochTable:
         return Text("  ".join(texts))
 
 
-class _Pace:
+@dataclass(frozen=True)
+class Standing:
+    """Where a training stands, written out."""
+
+    label: str = ""
+    """``epoch 2/10``, the number right-aligned."""
+
+    count: str = ""
+    """Steps of the epoch or of the run, ``15/45``; ``step 15`` without an end."""
+
+    numbers: str = ""
+    """Loss, rates and the time left."""
+
+    done: float = 0.0
+    """Steps done of those in ``count``, in [0, 1]."""
+
+
+class Pace:
     """How fast a training goes and how long it still takes."""
 
     def start(self, state: FitState) -> None:
+        """Start the clock."""
         self._began = self._since = monotonic()
         self._first_step = self._since_step = state.step
         self._since_samples = state.samples
@@ -160,6 +203,7 @@ class _Pace:
         self._steps_per_epoch = state.steps_per_epoch
 
     def end_epoch(self, state: FitState) -> None:
+        """Take the length of an epoch, and start its rates anew."""
         self._epoch_step = state.step
         if state.steps_per_epoch is None:
             self._steps_per_epoch = round(state.step / max(1, state.epoch))
@@ -168,77 +212,90 @@ class _Pace:
             self._since = monotonic()
             self._since_step, self._since_samples = state.step, state.samples
 
-    def describe(self, state: FitState, lines: _BarLines) -> None:
-        """Write into the lines where the training stands."""
-        total = self._steps_per_epoch
-        count = self._epoch_steps(state)
-        lines.label = (
-            f"epoch {max(1, state.epoch):{len(str(state.epochs))}}/{state.epochs}"
+    def describe(self, state: FitState) -> Standing:
+        """Write out where the training stands; reads the last loss back."""
+        count, total = self._progress(state)
+        epoch = write_epoch(max(1, state.epoch), state.epochs)
+        full = write_epoch(state.epochs or 1, state.epochs)
+        return Standing(
+            label=f"epoch {epoch.rjust(len(full))}",
+            count=f"{count:{len(str(total))}}/{total}" if total else f"step {count}",
+            numbers="  ".join(self._numbers(state)),
+            done=min(1.0, count / total) if total else 0.0,
         )
-        lines.count = f"{count:{len(str(total))}}/{total}" if total else f"step {count}"
-        lines.done = min(1.0, count / total) if total else 0.0
-        parts = [self._time_left(state)]
+
+    def _progress(self, state: FitState) -> tuple[int, int | None]:
+        """Return what the bar counts: steps done, and of how many."""
+        if state.epochs is None and state.max_steps:
+            return state.step, state.max_steps
+        if state.steps_per_epoch is None:
+            return state.step - self._epoch_step, self._steps_per_epoch
+        # Right also for a run that is resumed in the middle of an epoch.
+        before = max(0, state.epoch - 1) * state.steps_per_epoch
+        return state.step - before, self._steps_per_epoch
+
+    def _numbers(self, state: FitState) -> Iterator[str]:
         if state.loss is not None:
-            parts.insert(0, f"loss {write_number(float(state.loss))}")
+            yield f"loss {write_number(float(state.loss))}"
         seconds = monotonic() - self._since
         for unit, since, now in (
             ("steps", self._since_step, state.step),
             ("samples", self._since_samples, state.samples),
         ):
             if now > since and seconds > 0:
-                parts.insert(-1, f"{_short((now - since) / seconds)} {unit}/s")
-        lines.numbers = "  ".join(part for part in parts if part)
-
-    def _epoch_steps(self, state: FitState) -> int:
-        if state.steps_per_epoch is None:
-            return state.step - self._epoch_step
-        # Right also for a run that is resumed in the middle of an epoch.
-        return state.step - max(0, state.epoch - 1) * state.steps_per_epoch
-
-    def _time_left(self, state: FitState) -> str:
+                yield f"{_short((now - since) / seconds)} {unit}/s"
         done = state.step - self._first_step
-        if not done or not self._steps_per_epoch:
-            return ""
-        steps = max(0, state.epochs * self._steps_per_epoch - state.step)
-        return f"{_clock((monotonic() - self._began) * steps / done)} left"
+        total = _total_steps(state, self._steps_per_epoch)
+        if done and total:
+            left = (monotonic() - self._began) * max(0, total - state.step) / done
+            yield f"{_clock(left)} left"
 
 
 class _BarLines:
     """The bar in one line and its numbers in a second."""
 
     def __init__(self) -> None:
-        self.label = ""
-        self.count = ""
-        self.numbers = ""
-        self.done = 0.0
+        self.standing = Standing()
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> RenderResult:
         # One column stays free: a full line would make some terminals wrap.
-        width = options.max_width - 1 - len(self.label) - len(self.count) - 4
-        full = round(max(0, width) * self.done)
+        now = self.standing
+        width = options.max_width - 1 - len(now.label) - len(now.count) - 4
+        full = round(max(0, width) * now.done)
         mark, rest = ("#", "-") if options.ascii_only else ("━", "━")
         yield Text.assemble(
-            f"{self.label}  ",
+            f"{now.label}  ",
             (mark * full, "green"),
             (rest * (width - full), "bright_black"),
-            f"  {self.count}\n",
-            " " * (len(self.label) + 2),
-            self.numbers,
+            f"  {now.count}\n",
+            " " * (len(now.label) + 2),
+            now.numbers,
             no_wrap=True,
             overflow="crop",
         )
 
 
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if name == "lr":
-        return f"{value:.3g}"
-    if name == "seconds":
-        return f"{value:.2f}"
-    return write_number(value)
+def _column_names(record: Mapping[str, Any]) -> list[str]:
+    return [*metric_names(record), *(name for name in LAST_NAMES if name in record)]
+
+
+def _total_steps(state: FitState, steps_per_epoch: int | None) -> int | None:
+    """Return the steps of the whole run, None where they are not known."""
+    ends = [state.max_steps]
+    if state.epochs and steps_per_epoch:
+        ends.append(state.epochs * steps_per_epoch)
+    return min((end for end in ends if end), default=None)
+
+
+def _epoch_width(state: FitState, record: Mapping[str, Any]) -> int:
+    """Return the width of the table's first column: for all rows to come, or so."""
+    epochs = state.epochs or 10 * record["epoch"]
+    if not record.get("partial"):
+        return max(5, 2 * len(str(epochs)) + 1)
+    total = _total_steps(state, state.steps_per_epoch) or 10 * record["step"]
+    return max(5, len(str(epochs)) + len(str(total)) + 3)
 
 
 def _short(rate: float) -> str:

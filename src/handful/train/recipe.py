@@ -7,19 +7,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from handful.errors import ArgumentError
+from handful.errors import ArgumentError, unknown_choice
 from handful.train.choices import (
     Choice,
     check_batch_size,
     check_epochs,
     check_lr,
+    parse_loss,
     parse_optimizer,
     parse_schedule,
 )
+from handful.train.options import check_options
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
+
+LAST_BATCHES = ("keep", "drop")
+"""What becomes of a last batch that is smaller than the others."""
 
 Splits: TypeAlias = "tuple[Dataset[Any], Dataset[Any] | None, Dataset[Any] | None]"
 """Training, validation and test data; the last two may be None."""
@@ -57,8 +62,12 @@ class Recipe:
     summary: str = ""
     """One line for lists."""
 
-    loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy"
-    """A name, or a callable of (output, target) that returns the batch's mean loss."""
+    loss: (
+        str | Choice | Mapping[str, Any] | Callable[[Tensor, Tensor], Tensor] | None
+    ) = "cross_entropy"
+    """A name, with arguments where wanted (``"cross_entropy:label_smoothing=0.1"``), or
+    a callable of (output, target) that returns the batch's mean loss; None where
+    ``options`` has a ``step``."""
 
     optimizer: str | Choice | Mapping[str, Any] = "adam"
     """Name of a `torch.optim` optimiser, with arguments where wanted:
@@ -70,14 +79,21 @@ class Recipe:
     batch_size: int | str = 32
     """Samples a step, or ``"full"``."""
 
-    epochs: int = 10
-    """Passes over the training set."""
+    last_batch: str = "keep"
+    """``"drop"`` to leave out an epoch's last batch where it is smaller."""
+
+    epochs: int | None = 10
+    """Passes over the training set; None where ``options`` has ``max_steps``."""
 
     schedule: str | Choice | Mapping[str, Any] | None = None
     """Name of a schedule, with arguments where wanted: ``"step:step_size=10"``."""
 
     metrics: tuple[str, ...] = ()
     """Names of the metrics measured on validation data."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of `Trainer` and of `Trainer.fit` by name, such as
+    ``{"clip_norm": 1.0, "valid_every": 500}``; see `handful.train.options.OPTIONS`."""
 
     batch_transform: Callable[[Any], Any] | None = None
     """Applied to every batch, for example `handful.data.transforms.ScaleBytes`."""
@@ -116,11 +132,33 @@ class Recipe:
                 "eval_transform must be given when batch_transform draws random "
                 f"numbers; got {self.batch_transform!r}. Give its fixed part."
             )
-        check_epochs(self.epochs)
         check_lr(self.lr)
         check_batch_size(self.batch_size)
+        check_last_batch(self.last_batch)
         object.__setattr__(self, "optimizer", parse_optimizer(self.optimizer))
         object.__setattr__(self, "schedule", parse_schedule(self.schedule))
+        object.__setattr__(self, "options", check_options(self.options))
+        self._check_length()
+        self._check_loss()
+
+    def _check_length(self) -> None:
+        if self.epochs is not None:
+            check_epochs(self.epochs)
+        elif self.options.get("max_steps") is None:
+            raise ArgumentError(
+                "epochs must be given unless options has max_steps; got None. "
+                "Both end a training, whichever comes first."
+            )
+
+    def _check_loss(self) -> None:
+        has_step = self.options.get("step") is not None
+        if (self.loss is None) != has_step:
+            raise ArgumentError(
+                "loss must be None if options has a step, and only then: a step "
+                f"computes the loss by itself; got loss={self.loss!r}."
+            )
+        if isinstance(self.loss, str | Mapping | Choice):
+            parse_loss(self.loss)
 
     def override(self, **settings: Any) -> Recipe:
         """Return a copy with other settings; those that are None stay as they are.
@@ -150,3 +188,14 @@ class Recipe:
                 f"recipe {self.name!r} has no variant {name!r}; it has "
                 f"{', '.join(self.variants) or 'none'}."
             ) from None
+
+
+def check_last_batch(value: object, *, name: str = "last_batch") -> str:
+    """Return ``"keep"`` or ``"drop"``.
+
+    Raises:
+        ArgumentError: The value is neither.
+    """
+    if not isinstance(value, str) or value not in LAST_BATCHES:
+        raise unknown_choice(name, value, LAST_BATCHES)
+    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from handful.errors import ArgumentError, CheckpointError, RunError
 from handful.runs.folder import RunFolder
-from handful.runs.run import Run
-from handful.train.callbacks import FitState
+from handful.runs.run import STEP_DTYPE, Run, read_lines, read_meta, read_steps
 from handful.train.checkpoint import (
     Checkpoint,
     drop_checkpoints_after,
@@ -27,14 +24,17 @@ from handful.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from handful.train.generators import (
-    capture_generators,
-    pack_generators,
-    restore_generators,
-)
+from handful.train.generators import pack_within
+from handful.train.snapshot import copy_checkpoint
 
 SAVE_SHARE = 0.05
-"""Share of a training's time that saving may take, the first and last save aside."""
+"""Share of a training's time that saving may take, the last save aside."""
+
+COPY_SHARE = 0.02
+"""Share that copying states may take which are neither the best nor to be saved."""
+
+FIRST_SAVE_SECONDS = 0.05
+"""What the first save is taken to cost: with `SAVE_SHARE`, it comes after a second."""
 
 
 class Recorder:
@@ -42,17 +42,25 @@ class Recorder:
 
     Attributes:
         run: The run.
+        resumed: The checkpoint that the run goes on from, None for a new run.
     """
 
     def __init__(
-        self, run: Run, folder: RunFolder | None, checkpoint: Checkpoint | None
+        self, run: Run, folder: RunFolder | None, resumed: Checkpoint | None
     ) -> None:
         self.run = run
+        self.resumed = resumed
         self._folder = folder
-        self._checkpoint = checkpoint
-        self._waiting: list[Checkpoint] = []
-        self._saved_at = -math.inf
-        self._save_seconds = 0.0
+        self._has_begun = resumed is None
+        self._rows = _Rows(run.steps)
+        self._best: Checkpoint | None = None
+        self._last: Checkpoint | None = None
+        self._spare: list[Checkpoint] = []
+        self._kept: set[int] = set()
+        self._best_step: int | None = None
+        now = time.perf_counter()
+        self._saved_at, self._save_seconds = now, FIRST_SAVE_SECONDS
+        self._copied_at, self._copy_seconds = -math.inf, 0.0
 
     @classmethod
     @contextmanager
@@ -73,170 +81,221 @@ class Recorder:
         if run_dir is None:
             if resume:
                 raise ArgumentError("run_dir must be given when resume is true.")
-            folder, checkpoint = None, None
+            folder, resumed = None, None
         else:
             run.path = Path(run_dir)
             folder = RunFolder(run.path, resume=resume)
-            checkpoint = _continue_run(run, folder) if resume else None
             try:
-                folder.start(run)
+                resumed = _continue_run(run, folder) if resume else None
+                if resumed is None:
+                    folder.start(run)
             except BaseException:
                 folder.close()
                 raise
-        recorder = cls(run, folder, checkpoint)
+        recorder = cls(run, folder, resumed)
         try:
             yield recorder
         except BaseException as error:
             recorder._end("stopped" if _is_request(error) else "failed", error)
             raise
-        recorder._end("finished", None)
+        recorder._end("stopped" if run.status == "stopped" else "finished", None)
 
-    def restore(self, state: FitState, model: nn.Module, optimizer: Optimizer) -> None:
-        """Put a resumed training back to its checkpoint; else do nothing.
+    def begin(self) -> None:
+        """Write a resumed run as it goes on; until then its folder is as it was.
 
-        Args:
-            state: Gets the checkpoint's step, epoch and samples.
-            model: Gets its weights and buffers.
-            optimizer: Gets its state, but keeps its own settings.
-
-        Raises:
-            CheckpointError: The checkpoint is of another model or optimiser.
+        What came after the checkpoint is deleted: it will come again.
         """
-        if self._checkpoint is None:
+        if self._has_begun:
             return
-        progress = self._checkpoint.progress
-        saved_kernel = str(progress.get("identity", {}).get("optimizer_kernel", ""))
-        if saved_kernel.partition(" ")[0] not in ("", type(optimizer).__name__):
-            raise CheckpointError(
-                f"optimizer must be the one that {self.run.path} was trained with; got "
-                f"{type(optimizer).__name__}, and its state is of {saved_kernel}."
-            )
-        try:
-            model.load_state_dict(self._checkpoint.model)
-            saved = self._checkpoint.optimizer
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({**saved, "param_groups": groups})
-            restore_generators(progress["generators"])
-            state.step = int(progress["step"])
-            state.epoch = int(progress["epoch"])
-            state.samples = int(progress["samples"])
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            reason = str(error).replace("\n", " ")
-            raise CheckpointError(
-                f"the checkpoint of {self.run.path} does not fit: {reason}"
-            ) from None
-        self._checkpoint = None
+        assert self.resumed is not None
+        if self._folder is not None:
+            drop_checkpoints_after(self._folder.checkpoints, _step(self.resumed))
+            self._folder.start(self.run)
+        self._has_begun = True
 
     def record_identity(self, identity: Mapping[str, Any]) -> None:
         """Write what the run's last bits depend on, before its first update."""
         self.run.identity = dict(identity)
         if self._folder is not None:
-            self._folder.write_status(self.run)
+            self._folder.write_status(self.run, sync=False)
 
-    def record_epoch(self, record: Mapping[str, Any], steps: NDArray[np.void]) -> None:
-        """Add an epoch's record and its steps.
-
-        Args:
-            record: The history's line.
-            steps: Loss and rate of its steps, shape ``(S,)``, dtype ``STEP_DTYPE``.
-        """
-        self.run.history.append(dict(record))
-        self.run.steps = np.concatenate([self.run.steps, steps])
-        if self._folder is not None:
+    def record_steps(self, steps: NDArray[np.void]) -> None:
+        """Add steps: loss and rate of each, shape ``(S,)``, dtype ``STEP_DTYPE``."""
+        self.run.steps = self._rows.add(steps)
+        if self._folder is not None and len(steps):
             self._folder.append_steps(steps)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Add a line to the history."""
+        self.run.history.append(dict(record))
+        if self._folder is not None:
             self._folder.append_history(record)
 
     def record_event(self, kind: str, message: str) -> None:
         """Add an event: a warning, a resume or the like."""
-        event = {"time": time.time(), "kind": kind, "message": message}
+        event = _event(kind, message)
         self.run.events.append(event)
         if self._folder is not None:
             self._folder.append_event(event)
 
-    def save(self, state: FitState, model: nn.Module, optimizer: Optimizer) -> None:
+    def keep(
+        self,
+        capture: Callable[[], Checkpoint],
+        *,
+        step: int,
+        is_best: bool = False,
+        is_kept: bool = False,
+        is_last: bool = False,
+    ) -> bool:
         """Keep the training's state, on the disk where saving costs little enough.
 
-        The first epoch is always saved; after that as often as keeps saving below
-        `SAVE_SHARE` of the time. Between two saves the last and the best state wait in
-        memory: a training that ends, fails or is asked to stop writes them.
+        The best state is always copied, others as often as copying stays below
+        `COPY_SHARE` of the time; they wait in memory. They are saved as often as keeps
+        saving below `SAVE_SHARE` of the time, and when the training ends, fails or is
+        asked to stop.
+
+        Args:
+            capture: Returns the state, with the training's own tensors; its progress
+                has ``step``, ``records`` (lines of the history so far) and
+                ``generators``.
+            step: The step that it is of.
+            is_best: Whether it is the best so far.
+            is_kept: Whether it is to be saved now, and never deleted.
+            is_last: Whether nothing comes after it, so that it is saved.
+
+        Returns:
+            Whether it is on the disk.
 
         Raises:
             CheckpointError: It can't be saved.
         """
         if self._folder is None:
-            return
+            return False
         now = time.perf_counter()
         is_due = (now - self._saved_at) * SAVE_SHARE >= self._save_seconds
-        take = _same if is_due else _copy
-        checkpoint = Checkpoint(
-            model=take(model.state_dict()),
-            optimizer=take(optimizer.state_dict()),
-            progress={
-                "step": state.step,
-                "epoch": state.epoch,
-                "samples": state.samples,
-                "identity": self.run.identity,
-                "generators": capture_generators(),
-                "history": list(self.run.history),
-            },
-        )
-        best = self.run.best
-        if best is not None and best["step"] == state.step:
-            self._waiting = [checkpoint]
-        else:
-            self._waiting = [w for w in self._waiting if _step(w) == self._best_step()]
-            self._waiting.append(checkpoint)
-        if is_due:
-            self._write_waiting()
-            self._save_seconds = time.perf_counter() - now
-            self._saved_at = time.perf_counter()
+        is_saved = is_due or is_kept or is_last
+        if is_kept:
+            self._kept.add(step)
+        if is_best:
+            self._best_step = step
+        if is_saved:
+            self._save(capture(), now, is_best=is_best)
+        elif is_best or (now - self._copied_at) * COPY_SHARE >= self._copy_seconds:
+            self._copy(capture(), is_best=is_best)
+            self._copied_at = time.perf_counter()
+            self._copy_seconds = self._copied_at - now
+        return is_saved
 
-    def _best_step(self) -> int | None:
-        best = self.run.best
-        return None if best is None else int(best["step"])
+    def _copy(self, checkpoint: Checkpoint, *, is_best: bool) -> None:
+        """Copy a state into memory that nobody refers to, interrupted or not."""
+        self._release_last()
+        if is_best:
+            self._release_best()
+        spare = self._spare.pop() if self._spare else None
+        copied = copy_checkpoint(checkpoint, spare)
+        self._last = copied
+        if is_best:
+            self._best = copied
 
-    def _write_waiting(self) -> None:
-        """Save the states that wait; then delete all but the last two and the best."""
+    def _release_last(self) -> None:
+        last, self._last = self._last, None
+        if last is not None and last is not self._best:
+            self._spare.append(last)
+
+    def _release_best(self) -> None:
+        best, self._best = self._best, None
+        if best is not None and best is not self._last:
+            self._spare.append(best)
+
+    def _save(
+        self, newest: Checkpoint | None, started: float, *, is_best: bool = False
+    ) -> None:
+        """Save the best state and the newest, where they wait; delete old ones."""
         assert self._folder is not None
         folder = self._folder.checkpoints
-        for checkpoint in self._waiting:
-            generators = pack_generators(checkpoint.progress["generators"])
-            progress = {**checkpoint.progress, "generators": generators}
-            save_checkpoint(folder, replace(checkpoint, progress=progress))
-        self._waiting = []
+        newest = self._last if newest is None else newest
+        former = None if is_best else self._best
+        waiting = {_step(c): c for c in (former, newest) if c is not None}
+        if waiting:
+            self._folder.settle()
+            for step in sorted(waiting):
+                save_checkpoint(folder, self._in_full(waiting[step]))
+            self._prune()
+        self._release_last()
+        self._release_best()
+        self._saved_at = time.perf_counter()
+        self._save_seconds = self._saved_at - started
+
+    def _in_full(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a checkpoint with what is put together only when it is saved."""
+        progress = pack_within(checkpoint.progress)
+        progress["history"] = self.run.history[: progress.pop("records")]
+        progress["identity"] = self.run.identity
+        progress["kept"] = sorted(self._kept)
+        return replace(checkpoint, progress=progress)
+
+    def _prune(self) -> None:
+        """Delete all checkpoints but the last two, the best and those to be kept."""
+        assert self._folder is not None
+        folder = self._folder.checkpoints
         steps = [int(path.name[5:]) for path in list_checkpoints(folder)]
-        keep = steps[-2:]
-        best = self._best_step()
-        prune_checkpoints(folder, keep if best is None else [*keep, best])
+        keep = {*steps[-2:], *self._kept}
+        if self._best_step is not None:
+            keep.add(self._best_step)
+        prune_checkpoints(folder, keep)
+
+    def restore_kept(self, best_step: int | None) -> None:
+        """Know again which checkpoints of a resumed run are not to be deleted."""
+        self._best_step = best_step
+        if self.resumed is not None:
+            self._kept = set(self.resumed.progress.get("kept", ()))
 
     def _end(self, status: str, error: BaseException | None) -> None:
         self.run.status = status
-        if error is not None and status == "failed":
-            self.record_event("failed", f"{type(error).__name__}: {error}")
-        if self._folder is None:
+        if self._folder is None or not self._has_begun:
+            if self._folder is not None:
+                self._folder.close()
             return
         try:
-            self._write_waiting()
+            if error is not None and status == "failed":
+                self.record_event("failed", f"{type(error).__name__}: {error}")
+            self._save_rest(error)
         finally:
-            self._folder.write_status(self.run)
-            self._folder.close()
+            self._folder.close_as(self.run)
+
+    def _save_rest(self, error: BaseException | None) -> None:
+        """Save what waits; an error that ends the run comes before one of saving."""
+        try:
+            self._save(None, time.perf_counter())
+        except CheckpointError as unsaved:
+            if error is None:
+                self.run.status = "failed"
+            self.record_event("not saved", str(unsaved))
+            if error is None:
+                raise
+
+
+class _Rows:
+    """Rows of steps in memory that grows by doubling."""
+
+    def __init__(self, rows: NDArray[np.void]) -> None:
+        self._buffer = rows
+        self._count = len(rows)
+
+    def add(self, rows: NDArray[np.void]) -> NDArray[np.void]:
+        """Add rows; return all."""
+        count = self._count + len(rows)
+        if count > len(self._buffer):
+            larger = np.empty(max(count, 2 * self._count), STEP_DTYPE)
+            larger[: self._count] = self._buffer[: self._count]
+            self._buffer = larger
+        self._buffer[self._count : count] = rows
+        self._count = count
+        return self._buffer[:count]
 
 
 def _step(checkpoint: Checkpoint) -> int:
     return int(checkpoint.progress["step"])
-
-
-def _same(state: Any) -> Any:
-    return state
-
-
-def _copy(state: Any) -> Any:
-    """Copy a state_dict with its tensors, which the next step would change."""
-    if isinstance(state, Tensor):
-        return state.detach().clone()
-    if isinstance(state, dict):
-        return {key: _copy(value) for key, value in state.items()}
-    return [_copy(value) for value in state] if isinstance(state, list) else state
 
 
 def _is_request(error: BaseException) -> bool:
@@ -245,25 +304,30 @@ def _is_request(error: BaseException) -> bool:
 
 def _continue_run(run: Run, folder: RunFolder) -> Checkpoint:
     """Fill a run with what its folder holds up to the newest valid checkpoint."""
-    try:
-        before = Run.load(folder.path)
-        path, checkpoint, reasons = newest_checkpoint(folder.checkpoints)
-    except RunError:
-        folder.close()
-        raise
-    step = int(checkpoint.progress["step"])
-    drop_checkpoints_after(folder.checkpoints, step)
+    before = read_meta(folder.path / "run.json").get("identity") or {}
+    path, checkpoint, reasons = newest_checkpoint(folder.checkpoints)
     run.history = list(checkpoint.progress["history"])
-    run.steps = before.steps[:step]
-    run.events = before.events
+    run.steps = _first_steps(folder.path / "steps.npy", _step(checkpoint))
+    run.events = read_lines(folder.path / "events.jsonl")
     run.events += [_event("damaged checkpoint", reason) for reason in reasons]
     run.events.append(_event("resumed", f"from {path.name}"))
     for name, value in run.identity.items():
-        saved = before.identity.get(name)
+        saved = before.get(name)
         if saved != value:
             message = f"{name} was {saved}, is {value}; not bitwise the same run"
             run.events.append(_event("identity changed", message))
     return checkpoint
+
+
+def _first_steps(path: Path, count: int) -> NDArray[np.void]:
+    """Read a run's first steps; those that a loss of power took are NaN."""
+    steps = np.full(count, np.nan, STEP_DTYPE)
+    try:
+        found = read_steps(path)[:count]
+    except RunError:
+        return steps
+    steps[: len(found)] = found
+    return steps
 
 
 def _event(kind: str, message: str) -> dict[str, Any]:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from handful.data.loader import DataLoader
-from handful.errors import ArgumentError, RunError, unknown_choice
+from handful.errors import ArgumentError, RunError, TrainingError, unknown_choice
 from handful.runs.run import Run
+from handful.train.batches import BatchLayout
 from handful.train.callbacks import Callback
-from handful.train.checkpoint import load_checkpoint, newest_checkpoint
 from handful.train.choices import check_seed
 from handful.train.generators import seeded_generators
-from handful.train.predictions import prediction_table, write_table
+from handful.train.options import split_options
+from handful.train.predictions import write_predictions
 from handful.train.recipe import Recipe
+from handful.train.recipe_summary import summarize_training
+from handful.train.summary import ModelSummary
 from handful.train.trainer import Trainer
+from handful.train.weight_files import best_checkpoint
 
 VALID_BATCH_SIZE = 512
 """Least batch size for validation, where memory is the only thing that it changes."""
@@ -35,10 +39,10 @@ def run_recipe(
     run_dir: str | Path | None = None,
     resume: bool = False,
     loss_average: str = "samples",
-    num_threads: int | str | None = "auto",
     callbacks: Sequence[Callback] = (),
     progress: str = "off",
     settings: Mapping[str, Any] | None = None,
+    on_summary: Callable[[ModelSummary], None] | None = None,
 ) -> Run:
     """Train what a recipe says.
 
@@ -49,10 +53,12 @@ def run_recipe(
         run_dir: The run's folder; None keeps the run in memory.
         resume: Go on from the newest checkpoint in ``run_dir``.
         loss_average: ``"samples"`` or ``"batches"``; see `Trainer`.
-        num_threads: A number, ``"auto"`` or None; see `Trainer`.
         callbacks: Called at the named moments of `Callback`.
         progress: ``"auto"``, ``"bar"``, ``"lines"`` or ``"off"``.
         settings: Plain values to keep in the run's configuration.
+        on_summary: Called before the first step with the model's summary, which costs
+            a forward pass; the training is the same without. It is not called where
+            the model can't run: the first step then says why.
 
     Returns:
         The run.
@@ -68,29 +74,106 @@ def run_recipe(
     """
     check_seed(seed)
     train, valid, _ = recipe.make_data(seed)
-    trainer = Trainer(
+    trainer = make_trainer(
+        recipe,
         make_initial_model(recipe, seed),
+        device=device,
+        seed=seed,
+        loss_average=loss_average,
+        callbacks=callbacks,
+        progress=progress,
+    )
+    loader = _train_loader(recipe, train, seed)
+    if on_summary is not None:
+        _tell_summary(recipe, trainer, loader, on_summary)
+    return trainer.fit(
+        loader,
+        None if valid is None else _plain_loader(recipe, valid),
+        epochs=recipe.epochs,
+        **split_options(recipe.options)[1],
+        run_dir=run_dir,
+        resume=resume,
+        settings={**_describe(recipe), **(settings or {})},
+    )
+
+
+def make_trainer(recipe: Recipe, model: nn.Module, **arguments: Any) -> Trainer:
+    """Make the trainer of a recipe.
+
+    Args:
+        recipe: The recipe.
+        model: The model to train.
+        **arguments: Those of `Trainer` that no recipe has, such as ``device``.
+
+    Raises:
+        ArgumentError: As `Trainer`.
+    """
+    return Trainer(
+        model,
         loss=recipe.loss,
         optimizer=recipe.optimizer,
         lr=recipe.lr,
         schedule=recipe.schedule,
         metrics=recipe.metrics,
-        device=device,
-        seed=seed,
-        loss_average=loss_average,
-        num_threads=num_threads,
-        callbacks=callbacks,
-        progress=progress,
+        **split_options(recipe.options)[0],
+        **arguments,
     )
-    own = {"recipe": recipe.name, "batch_size": recipe.batch_size}
-    return trainer.fit(
-        _train_loader(recipe, train, seed),
-        None if valid is None else _plain_loader(recipe, valid),
-        epochs=recipe.epochs,
-        run_dir=run_dir,
-        resume=resume,
-        settings={**own, **(settings or {})},
-    )
+
+
+def summarize_recipe(recipe: Recipe, seed: int = 0) -> ModelSummary:
+    """Say what a recipe's model has, and what training it holds in memory.
+
+    Args:
+        recipe: The recipe.
+        seed: Seed of the split, the initial weights and the order.
+
+    Returns:
+        The summary, of the first batch's first micro-batch, on the CPU.
+
+    Raises:
+        Exception: The data or the model can't be made, or the model can't run.
+
+    Example:
+        >>> from handful import load_recipe
+        >>> summarize_recipe(load_recipe("digits")).parameters
+        4810
+    """
+    loader = make_split_loader(recipe, "train", check_seed(seed))
+    return summarize_training(recipe, make_initial_model(recipe, seed), loader)
+
+
+def _tell_summary(
+    recipe: Recipe,
+    trainer: Trainer,
+    loader: DataLoader[Any],
+    on_summary: Callable[[ModelSummary], None],
+) -> None:
+    try:
+        summary = summarize_training(recipe, trainer.model, loader)
+    except Exception:  # The first real step says what is wrong, and better.
+        return
+    on_summary(summary)
+
+
+def _describe(recipe: Recipe) -> dict[str, Any]:
+    """Return what a run's configuration has of a recipe beside a Trainer's settings.
+
+    Metrics that are objects are left to the recipe, which alone can make them.
+    """
+    options = recipe.options
+    own: dict[str, Any] = {
+        "recipe": recipe.name,
+        "batch_size": recipe.batch_size,
+        "last_batch": recipe.last_batch,
+        "target": options.get("target"),
+        "sample_weight": options.get("sample_weight"),
+    }
+    lists = {"metrics": recipe.metrics, "train_metrics": options.get("train_metrics")}
+    for name, metrics in lists.items():
+        named = not isinstance(metrics, Mapping)
+        if metrics and not (named and all(isinstance(m, str) for m in metrics)):
+            own[name] = None
+    return own
 
 
 def evaluate_run(
@@ -147,13 +230,21 @@ def predict_run(
         ArgumentError: The recipe has no such part, or the file's ending is unknown.
         MissingExtraError: Parquet is asked for and pyarrow isn't installed.
         RunError: The folder holds no run, or no valid checkpoint.
+        TrainingError: The model returns several outputs.
     """
     run = Run.load(run_dir)
     trainer = _load_trainer(run, recipe, device)
     data = _choose_split(recipe, split, _seed_of(run))
     outputs = trainer.predict(_plain_loader(recipe, data))
-    targets = torch.cat([batch[-1] for batch in _plain_loader(recipe, data)])
-    write_table(to, outputs, prediction_table(outputs, targets))
+    if not isinstance(outputs, Tensor):
+        raise TrainingError(
+            f"predictions must be one tensor to be written to a file; the model of "
+            f"recipe {recipe.name!r} returns a {type(outputs).__name__}. "
+            "Use Trainer.predict in Python."
+        )
+    layout = trainer.layout
+    targets = [_target_of(layout, batch) for batch in _plain_loader(recipe, data)]
+    write_predictions(to, outputs, torch.cat(targets))
     return len(outputs)
 
 
@@ -187,6 +278,7 @@ def _train_loader(recipe: Recipe, data: Dataset[Any], seed: int) -> DataLoader[A
         recipe.batch_size,
         shuffle=recipe.shuffle,
         seed=seed,
+        drop_last=recipe.last_batch == "drop",
         batch_transform=recipe.batch_transform,
     )
 
@@ -212,30 +304,30 @@ def _choose_split(recipe: Recipe, split: str, seed: int) -> Dataset[Any]:
 
 
 def _load_trainer(run: Run, recipe: Recipe, device: str) -> Trainer:
+    """Make a trainer whose model has a run's best weights, averaged where kept."""
     assert run.path is not None
     model = make_initial_model(recipe, _seed_of(run))
-    folder = run.path / "checkpoints"
-    # What a killed run recorded after its last checkpoint has no weights any more.
-    _, newest, _ = newest_checkpoint(folder)
-    best = Run(history=list(newest.progress.get("history", []))).best
-    path = folder / f"step-{best['step']:08d}" if best else None
-    is_there = path is not None and path.is_dir()
-    state = load_checkpoint(path).model if path and is_there else newest.model
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(best_checkpoint(run.path)[1].best_model)
     except RuntimeError as error:
         reason = str(error).replace("\n", " ")
         raise RunError(
             f"the model of recipe {recipe.name!r} does not fit {run.path}: {reason}"
         ) from None
-    return Trainer(
-        model,
-        loss=recipe.loss,
-        metrics=recipe.metrics,
-        device=device,
-        loss_average=str(run.config.get("loss_average", "samples")),
-        progress="off",
+    average = str(run.config.get("loss_average", "samples"))
+    return make_trainer(
+        recipe, model, device=device, loss_average=average, progress="off"
     )
+
+
+def _target_of(layout: BatchLayout, batch: Any) -> Tensor:
+    target = layout.split(batch)[2]
+    if not isinstance(target, Tensor):
+        raise TrainingError(
+            "a target must be one tensor to be written to a file; got a "
+            f"{type(target).__name__}. Use Trainer.predict in Python."
+        )
+    return target
 
 
 def _seed_of(run: Run) -> int:

@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
-import functools
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
-from handful.data.loader import DataLoader
-from handful.errors import ArgumentError, TrainingError
+from handful.data.loader import first
+from handful.errors import ArgumentError
 from handful.runs.folder import holds_run
-from handful.runs.run import STEP_DTYPE, Run
-from handful.train.batches import choose_device, count_samples, move_batch
-from handful.train.callbacks import Callback, FitState
-from handful.train.choices import ChoiceLike, check_epochs, check_lr, check_seed
-from handful.train.engine import EagerEngine
-from handful.train.environment import describe_environment, describe_identity
-from handful.train.evaluation import average_losses, evaluate_model, predict_model
+from handful.runs.run import Run
+from handful.train.assembly import Assembly, FitSettings, make_step
+from handful.train.averaging import AveragedWeights
+from handful.train.batches import (
+    BatchLayout,
+    choose_device,
+    count_samples,
+    move_batch,
+)
+from handful.train.callbacks import Callback
+from handful.train.choices import (
+    ChoiceLike,
+    check_count,
+    check_epochs,
+    check_lr,
+    check_positive,
+    check_seed,
+    check_share,
+)
+from handful.train.engine import StepSettings
+from handful.train.evaluation import evaluate_model, predict_model
+from handful.train.export import export_model
+from handful.train.feed import ordered_by
 from handful.train.generators import seeded_generators
-from handful.train.losses import Loss, check_output, describe_loss, make_loss
-from handful.train.metrics import Metric, make_metrics
+from handful.train.losses import Loss, make_criterion
+from handful.train.memory_format import check_memory_format, contiguous_afterwards
+from handful.train.metrics import make_metrics
 from handful.train.optimizers import (
     OptimizerLike,
-    describe_optimizer,
-    make_optimizer,
+    check_optimizer_arguments,
+    optimizer_states,
 )
+from handful.train.precision import Precision
+from handful.train.predictions import write_predictions
 from handful.train.progress import make_progress
 from handful.train.record import Recorder
-from handful.train.schedules import Schedule, describe_schedule, make_schedule
-from handful.train.threads import check_threads, measure_threads, restored_threads
+from handful.train.resuming import restore
+from handful.train.schedules import Schedule, make_schedule
+from handful.train.signals import stop_requests
+from handful.train.step import StepFunction
+from handful.train.stopping import EarlyStopping
+from handful.train.summary import ModelSummary, summarize_model
+from handful.train.threads import check_threads, restored_threads
+from handful.train.torch_schedule import TorchSchedule, is_torch_schedule
+from handful.train.weights import LoadedWeights, load_weights, save_weights
 
 
 class Trainer:
@@ -48,17 +69,55 @@ class Trainer:
 
     Args:
         model: A module that maps a batch's inputs to an output.
-        loss: A name (``"cross_entropy"``, ``"mse"``, ``"mae"``, ``"huber"``,
-            ``"bce_with_logits"``), or a callable of (output, target) that returns the
-            batch's mean loss.
+        loss: A name of `handful.train.choices.LOSSES`, with arguments where wanted
+            (``"cross_entropy:label_smoothing=0.1"``), or a callable of (output, target)
+            that returns the batch's mean loss.
+        step: A function of (model, batch), in place of ``loss``, that returns the mean
+            loss, weighed by the samples of the batch, or a mapping with ``loss_sum``
+            and ``weight``; there also ``output`` and ``target`` for metrics, and
+            totals named ``<name>_sum``, which become ``train_<name>`` and
+            ``valid_<name>`` divided by ``weight``.
         optimizer: A name with arguments where wanted (``"sgd:momentum=0.9"``), a
             function that makes one of parameters, or an optimiser of torch.
-        lr: Learning rate at the start, above 0; None for 0.001, or for an optimiser
-            object's own.
+        lr: Learning rate at the start, above 0; None for 0.001 (1 for lbfgs), or for an
+            optimiser object's own.
+        param_groups: Options by patterns of parameters' names, such as
+            ``{"head.*": {"lr": 0.01}}``; ``lr_factor`` multiplies ``lr``. Of several
+            patterns that match, later ones win.
+        decay_biases_and_norms: Whether weight decay is for biases and normalisation
+            layers too.
         schedule: Name of a schedule with arguments where wanted
-            (``"step:step_size=10"``), or an object with ``lr_at``; None is constant.
-        metrics: Names (``"accuracy"``, ``"mae"``, ``"mse"``) or metrics, measured on
+            (``"step:step_size=10"``, ``"cosine:warmup=500,unit=step"``), an object with
+            ``unit`` and ``lr_at``, or a scheduler of torch, best as a function of the
+            optimiser; None is constant.
+        metrics: Names (``"accuracy"``), `Metric` or torchmetrics objects, measured on
             validation data.
+        train_metrics: The same, measured on the batches as they are trained on: while
+            the weights change, so that they are not comparable with the others.
+        monitor: The value of the history that says which state is best, and what
+            schedules and early stopping look at; None for ``valid_loss``, or
+            ``train_loss`` without validation.
+        monitor_mode: ``"min"`` or ``"max"``, which way it improves; None to know it by
+            its name.
+        early_stopping: Validations without improvement after which a run ends, or an
+            `EarlyStopping`; None for never.
+        accumulate: Batches a step. Their gradients are those of one batch, exactly:
+            sums are added up and divided once.
+        micro_batch_size: Most samples that go through the model at once; larger
+            batches are split, with the same gradients. None for any.
+        clip_norm: Most that the norm of all gradients together may be, above 0.
+        clip_value: Most that an entry of a gradient may be, above 0.
+        log_norms: Whether the history has ``grad_norm``, the mean over an epoch's
+            steps of the norm before any clipping, and ``weight_norm``.
+        precision: ``"float32"``: as the model is; ``"bf16"`` or ``"fp16"``: the model
+            runs under autocast, its weights stay as they are.
+        ema: Decay of an exponential average of the weights, between 0 and 1, such as
+            0.999; validation, `evaluate` and `predict` then use the average. None for
+            none.
+        target: Position or key of the target in a batch; None for the last, or for the
+            one key of target, targets, label, labels, y.
+        sample_weight: Position or key of the weights of samples in a batch, if it has
+            them: 0 or more, shape ``(N,)``.
         device: ``"auto"`` for the accelerator if there is one, else the CPU; or a
             device of torch.
         seed: Seed of the order of samples and of random layers, in ``[0, 2**63)``; the
@@ -69,13 +128,18 @@ class Trainer:
         num_threads: Threads of torch while `fit` runs: a number, None for torch's own
             setting, or ``"auto"`` to measure on the first batch, before the first
             update, whether one thread is faster. A resumed run keeps its number.
+        memory_format: How images and kernels of convolutions lie in memory while `fit`
+            runs: ``"contiguous"``, ``"channels_last"``, or ``"auto"`` to measure on
+            the first batch which is faster on the CPU. It changes the last bits. A
+            resumed run keeps it.
         callbacks: Called at the named moments of `Callback`.
-        progress: ``"auto"``, ``"bar"``, ``"lines"`` or ``"off"``.
+        progress: ``"auto"``, ``"bar"``, ``"lines"``, ``"notebook"`` or ``"off"``.
 
     Raises:
         ArgumentError: A name is unknown or a value out of range.
 
     Example:
+        >>> from handful import DataLoader
         >>> X = torch.randn(60, 4); y = (X.sum(1) > 0).long()
         >>> trainer = Trainer(
         ...     nn.Linear(4, 2), loss="cross_entropy", lr=0.1, progress="off"
@@ -89,56 +153,119 @@ class Trainer:
         self,
         model: nn.Module,
         *,
-        loss: str | Loss,
+        loss: ChoiceLike | Loss | None = None,
+        step: StepFunction | None = None,
         optimizer: OptimizerLike = "adam",
         lr: float | None = None,
-        schedule: ChoiceLike | Schedule | None = None,
-        metrics: Sequence[str | Metric] = (),
+        param_groups: Mapping[str, Mapping[str, Any]] | None = None,
+        decay_biases_and_norms: bool = True,
+        schedule: Any = None,
+        metrics: Sequence[Any] | Mapping[str, Any] = (),
+        train_metrics: Sequence[Any] | Mapping[str, Any] = (),
+        monitor: str | None = None,
+        monitor_mode: str | None = None,
+        early_stopping: int | EarlyStopping | None = None,
+        accumulate: int = 1,
+        micro_batch_size: int | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        log_norms: bool = False,
+        precision: str = "float32",
+        ema: float | None = None,
+        target: int | str | None = None,
+        sample_weight: int | str | None = None,
         device: str | torch.device = "auto",
         seed: int | None = 0,
         loss_average: str = "samples",
         num_threads: int | str | None = "auto",
+        memory_format: str = "auto",
         callbacks: Sequence[Callback] = (),
         progress: str = "auto",
     ) -> None:
+        if (loss is None) == (step is None):
+            raise ArgumentError(
+                "loss or step must be given, and not both: step computes the loss by "
+                f"itself; got loss={loss!r} and step={step!r}."
+            )
+        if step is not None and (target, sample_weight) != (None, None):
+            raise ArgumentError(
+                "target and sample_weight must be None with step, which takes the "
+                f"whole batch; got {target!r} and {sample_weight!r}."
+            )
         if loss_average not in ("samples", "batches"):
             raise ArgumentError(
                 f"loss_average must be 'samples' or 'batches'; got {loss_average!r}."
             )
         self.device = choose_device(device)
         self.model = model.to(self.device)
-        self.loss = make_loss(loss)
+        self.criterion = None if loss is None else make_criterion(loss)
+        if self.criterion is not None and isinstance(self.criterion.mean, nn.Module):
+            self.criterion.mean.to(self.device)  # weights of classes, if any
+        self.step_function = step
         self.lr = None if lr is None else check_lr(lr)
-        self.schedule = make_schedule(schedule)
+        check_optimizer_arguments(optimizer, self.lr)
+        self.optimizer = optimizer
+        self.param_groups = param_groups
+        self.decay_biases_and_norms = decay_biases_and_norms
+        self.schedule = _make_schedule(schedule)
         self.metrics = make_metrics(metrics)
+        self.train_metrics = make_metrics(train_metrics)
+        self.monitor = monitor
+        self.monitor_mode = _check_mode(monitor_mode)
+        self.early_stopping = _make_stopping(early_stopping)
+        self.accumulate = check_count(accumulate, name="accumulate")
+        self.micro_batch_size = _check_optional("micro_batch_size", micro_batch_size)
+        self.gradients = StepSettings(
+            clip_norm=_check_limit("clip_norm", clip_norm),
+            clip_value=_check_limit("clip_value", clip_value),
+            wants_norm=log_norms,
+        )
+        Precision(precision, self.device)  # finds a wrong name now
+        self.precision = precision
+        self.ema = None if ema is None else check_share(ema, name="ema")
+        self.averages: AveragedWeights | None = None
+        self.layout = BatchLayout(target, sample_weight)
         self.seed = None if seed is None else check_seed(seed)
         self.loss_average = loss_average
         self.num_threads = check_threads(num_threads)
+        self.memory_format = check_memory_format(memory_format)
         self.callbacks = (*callbacks, make_progress(progress))
-        self._loss_setting = loss
-        self._optimizer_setting = optimizer
-        describe_optimizer(optimizer)  # finds a wrong name now
 
     def fit(
         self,
         train: Iterable[Any],
         valid: Iterable[Any] | None = None,
         *,
-        epochs: int,
+        epochs: int | None = None,
+        max_steps: int | None = None,
+        valid_every: int | None = None,
+        checkpoint_every: int | None = None,
         run_dir: str | Path | None = None,
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
     ) -> Run:
-        """Train, and validate after every epoch.
+        """Train, and validate after every epoch or every few steps.
+
+        The first Ctrl-C, or SIGTERM, ends the run after the current step: the state is
+        saved, and on Ctrl-C the run returned with the status ``stopped``; SIGTERM ends
+        the program (exit 143). A second one ends at once.
 
         Args:
             train: Gives batches of inputs and a target: handful's DataLoader, any of
                 PyTorch's, or another iterable that can be gone through once an epoch.
             valid: The same, for validation.
             epochs: Passes over ``train``, 1 or more, those of a resumed run included.
+            max_steps: Optimisation steps after which the run ends, likewise. One of
+                the two must be given; of both, the first reached counts.
+            valid_every: Steps between validations; None for the end of each epoch.
+                Then a validation is a line of the history too, with ``partial``.
+            checkpoint_every: Epochs between checkpoints that are all kept. The last
+                two and the best are kept in any case.
             run_dir: The run's folder, where history, steps and checkpoints are kept;
                 None keeps the run in memory.
-            resume: Go on from the newest checkpoint in ``run_dir``.
+            resume: Go on from the newest checkpoint in ``run_dir``, in mid-epoch
+                where it was taken there. What was recorded only because the run ended
+                is dropped; a run that stopped early stays stopped.
             settings: Plain values to keep in the run's configuration beside the
                 Trainer's own.
 
@@ -146,30 +273,49 @@ class Trainer:
             The run, also kept in ``run_dir``.
 
         Raises:
-            ArgumentError: ``epochs`` is no such number, or ``resume`` has no folder.
+            ArgumentError: A number is out of range, ``monitor`` is not measured, or
+                ``resume`` has no folder.
             RunError: The folder holds a run and ``resume`` is false, or none and it is
                 true.
             TrainingError: The data or the loss can't be trained on.
         """
-        epochs = check_epochs(epochs)
+        if epochs is None and max_steps is None:
+            raise ArgumentError(
+                "epochs or max_steps must be given; got neither. "
+                "Both end the run, whichever comes first."
+            )
+        fit = FitSettings(
+            train=train,
+            valid=valid,
+            epochs=None if epochs is None else check_epochs(epochs),
+            max_steps=_check_optional("max_steps", max_steps),
+            valid_every=_check_optional("valid_every", valid_every),
+            checkpoint_every=_check_optional("checkpoint_every", checkpoint_every),
+            extra=settings or {},
+        )
         with ExitStack() as stack:
             stack.enter_context(restored_threads())
-            is_measured = self._set_threads(run_dir if resume else None)
+            stack.enter_context(contiguous_afterwards(self.model))
+            known = _known_identity(run_dir if resume else None)
+            is_open = self._set_threads(known)
+            memory_format = known.get("memory_format", self.memory_format)
             if self.seed is not None:
                 stack.enter_context(seeded_generators(self.seed, "fit"))
-            stack.enter_context(_ordered_by(train, self.seed))
-            optimizer = make_optimizer(self._optimizer_setting, self.model, self.lr)
-            identity = describe_identity(
-                engine=EagerEngine.name, optimizer=optimizer, device=self.device
+            stack.enter_context(ordered_by(train, self.seed))
+            request = stack.enter_context(stop_requests())
+            parts = Assembly(self, fit)
+            recorder = stack.enter_context(
+                Recorder.open(parts.run, run_dir, resume=resume)
             )
-            run = Run(
-                config=self._describe(train, epochs, optimizer, settings or {}),
-                environment=describe_environment(),
-                identity=identity,
+            loop = parts.make_loop(
+                recorder, request, threads=is_open, memory_format=memory_format
             )
-            recorder = stack.enter_context(Recorder.open(run, run_dir, resume=resume))
-            probe = self._measure if is_measured else None
-            return self._train(recorder, train, valid, optimizer, epochs, probe)
+            if recorder.resumed is not None:
+                restore(loop, recorder.resumed)
+            loop.run()
+        if request.signal == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        return parts.run
 
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Measure the model on a loader's batches, in `eval` mode without gradients.
@@ -183,218 +329,135 @@ class Trainer:
         Raises:
             TrainingError: The loader gives no batch.
         """
-        return evaluate_model(
-            self.model,
-            loader,
-            loss=self.loss,
-            metrics=self.metrics,
-            device=self.device,
-            average=self.loss_average,
-        )
+        with self._averaged():
+            return evaluate_model(
+                self.model,
+                loader,
+                step=make_step(self, Precision(self.precision, self.device)),
+                metrics=self.metrics,
+                device=self.device,
+                average=self.loss_average,
+            )
 
-    def predict(self, loader: Iterable[Any]) -> Tensor:
+    def predict(self, loader: Iterable[Any], *, to: str | Path | None = None) -> Any:
         """Return the model's outputs, in `eval` mode without gradients.
 
         Args:
             loader: Gives batches of inputs and a target, or of one input alone.
+            to: A file to write them to as well: ``.npy``, or ``.csv`` or ``.parquet``
+                (extra ``arrow``) with a row for each sample; None for none.
 
         Returns:
-            The outputs, shape ``(N, …)``, on the CPU.
+            The outputs, shape ``(N, …)``, on the CPU; of a model that returns several,
+            the same tuple or dictionary of such.
 
         Raises:
             TrainingError: The loader gives no batch.
         """
-        return predict_model(self.model, loader, device=self.device)
+        with self._averaged():
+            outputs = predict_model(
+                self.model,
+                loader,
+                layout=self.layout,
+                precision=Precision(self.precision, self.device),
+                device=self.device,
+            )
+        if to is not None:
+            write_predictions(Path(to), outputs)
+        return outputs
 
-    def _set_threads(self, resumed: str | Path | None) -> bool:
+    def summarize(self, loader: Iterable[Any]) -> ModelSummary:
+        """Describe the model: layers, shapes, parameters, memory at this batch size.
+
+        The model runs once on the loader's first batch; neither is changed by it.
+
+        Args:
+            loader: Gives batches of inputs and a target.
+
+        Returns:
+            The summary; ``print`` it.
+        """
+        batch = move_batch(first(loader), self.device)
+        args, kwargs = self.layout.inputs(batch)
+        states = optimizer_states(self.optimizer)
+        return summarize_model(
+            self.model,
+            lambda: self.model(*args, **kwargs),
+            batch_size=count_samples(batch),
+            optimizer_states=states,
+        )
+
+    def export(self, path: str | Path, loader: Iterable[Any]) -> Path:
+        """Write the model as a program of `torch.export`, for any batch size.
+
+        Args:
+            path: The file, ``.pt2``.
+            loader: Gives batches; the first shows what goes in.
+
+        Returns:
+            The file.
+
+        Raises:
+            TrainingError: The model can't be exported; the sentence says why.
+        """
+        batch = move_batch(first(loader), self.device)
+        args, kwargs = self.layout.inputs(batch)
+        with self._averaged():
+            return export_model(self.model, kwargs or args, path)
+
+    def save_weights(self, path: str | Path) -> Path:
+        """Write the weights, the averaged ones with ``ema``; see `save_weights`."""
+        with self._averaged():
+            return save_weights(self.model, path)
+
+    def load_weights(self, path: str | Path, *, strict: bool = True) -> LoadedWeights:
+        """Load weights into the model; see `handful.train.weights.load_weights`.
+
+        Averages of an earlier `fit` are forgotten: what was loaded is what is used.
+        """
+        self.averages = None
+        return load_weights(self.model, path, strict=strict)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Let the model hold its averaged weights for a while, where they are kept."""
+        return nullcontext() if self.averages is None else self.averages.swapped_in()
+
+    def _set_threads(self, known: Mapping[str, Any]) -> bool:
         """Set torch's threads; return whether they are still to be measured."""
-        threads = self.num_threads
-        if resumed is not None and holds_run(Path(resumed)):
-            threads = Run.load(resumed).identity.get("threads", threads)
+        threads = known.get("threads", self.num_threads)
         if isinstance(threads, int):
             torch.set_num_threads(threads)
         return threads == "auto" and self.device.type == "cpu"
 
-    def _measure(self, batch: Any, recorder: Recorder) -> None:
-        """Choose the number of threads, before the first update."""
-        threads = measure_threads(self.model, self.loss, move_batch(batch, self.device))
-        torch.set_num_threads(threads)
-        recorder.record_identity({**recorder.run.identity, "threads": threads})
 
-    def _train(
-        self,
-        recorder: Recorder,
-        train: Iterable[Any],
-        valid: Iterable[Any] | None,
-        optimizer: Optimizer,
-        epochs: int,
-        probe: Callable[..., None] | None,
-    ) -> Run:
-        run = recorder.run
-        base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        state = FitState(run=run, epochs=epochs, steps_per_epoch=_length(train))
-        recorder.restore(state, self.model, optimizer)
-        loader = train
-        if probe is not None:
-            train = _Probed(train, functools.partial(probe, recorder=recorder))
-        engine = EagerEngine(
-            self.model,
-            self.loss,
-            optimizer,
-            lambda output, target: check_output(self._loss_setting, output, target),
-        )
-        try:
-            self._call("on_run_start", state)
-            while state.epoch < epochs:
-                started = time.perf_counter()
-                if isinstance(loader, DataLoader):
-                    loader.epoch = state.epoch
-                factor = self._lr_factor(state, base_lrs[0])
-                # Groups that a callback added have rates of their own.
-                for group, base in zip(optimizer.param_groups, base_lrs, strict=False):
-                    group["lr"] = base * factor
-                state.epoch, state.lr = state.epoch + 1, base_lrs[0] * factor
-
-                steps, train_loss = self._train_epoch(state, engine, train)
-                record = {
-                    "epoch": state.epoch,
-                    "step": state.step,
-                    "samples": state.samples,
-                    "train_loss": train_loss,
-                }
-                if valid is not None:
-                    measured = self.evaluate(valid)
-                    record |= {f"valid_{name}": v for name, v in measured.items()}
-                record |= {"lr": state.lr, "seconds": time.perf_counter() - started}
-                recorder.record_epoch(record, steps)
-                try:
-                    self._call("on_epoch_end", state, record)
-                finally:  # after the callbacks, which may change what is saved
-                    if math.isfinite(train_loss):
-                        recorder.save(state, self.model, optimizer)
-                _check_finite(record)
-        finally:
-            self._call("on_run_end", state)
-        return run
-
-    def _train_epoch(
-        self, state: FitState, engine: EagerEngine, train: Iterable[Any]
-    ) -> tuple[NDArray[np.void], float]:
-        losses: list[Tensor] = []
-        counts: list[int] = []
-        on_step = [c for c in self.callbacks if _overrides(c, "on_step")]
-        self.model.train()
-        for batch in train:
-            loss = engine.step(move_batch(batch, self.device))
-            losses.append(loss)
-            counts.append(count_samples(batch))
-            state.step += 1
-            state.samples += counts[-1]
-            state.loss = loss
-            for callback in on_step:
-                callback.on_step(state)
-        if not losses:
-            raise TrainingError(
-                "train must give at least one batch an epoch; it gave none. "
-                "With drop_last, batch_size must not exceed the number of samples."
-            )
-        steps = np.empty(len(losses), STEP_DTYPE)
-        steps["loss"] = torch.stack(losses).float().cpu().numpy()
-        steps["lr"] = state.lr
-        return steps, average_losses(losses, counts, self.loss_average)
-
-    def _lr_factor(self, state: FitState, base_lr: float) -> float:
-        """Return the epoch's rate as a multiple of the rate at the start."""
-        monitor = state.run.monitor
-        watched = [r[monitor] for r in state.run.history if monitor in r]
-        rate = self.schedule.lr_at(
-            state.epoch, lr=base_lr, epochs=state.epochs, losses=watched
-        )
-        return rate / base_lr if base_lr else 1.0
-
-    def _call(self, moment: str, *args: Any) -> None:
-        for callback in self.callbacks:
-            getattr(callback, moment)(*args)
-
-    def _describe(
-        self,
-        train: Iterable[Any],
-        epochs: int,
-        optimizer: Optimizer,
-        settings: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Return every setting, as plain values."""
-        own = {
-            "format": 1,
-            "recipe": None,
-            "variant": None,
-            "epochs": epochs,
-            "batch_size": getattr(train, "batch_size", None),
-            "lr": optimizer.param_groups[0]["lr"],
-            "optimizer": describe_optimizer(self._optimizer_setting),
-            "schedule": describe_schedule(self.schedule),
-            "seed": self.seed,
-            "device": str(self.device),
-            "loss": describe_loss(self._loss_setting),
-            "metrics": [metric.name for metric in self.metrics],
-            "loss_average": self.loss_average,
-        }
-        return {**own, **settings}
+def _known_identity(resumed: str | Path | None) -> Mapping[str, Any]:
+    """Return the numeric identity of the run that goes on, empty for a new one."""
+    if resumed is None or not holds_run(Path(resumed)):
+        return {}
+    return Run.load(resumed).identity
 
 
-class _Probed:
-    """A loader whose first batch is shown to a function before it is handed out."""
-
-    def __init__(self, loader: Iterable[Any], probe: Callable[[Any], None]) -> None:
-        self._loader = loader
-        self._probe: Callable[[Any], None] | None = probe
-
-    def __iter__(self) -> Iterator[Any]:
-        if self._probe is None:
-            return iter(self._loader)
-        return self._iterate()
-
-    def __len__(self) -> int:
-        return len(self._loader)  # type: ignore[arg-type]
-
-    def _iterate(self) -> Iterator[Any]:
-        for batch in self._loader:
-            if self._probe is not None:
-                self._probe(batch)
-                self._probe = None
-            yield batch
+def _make_schedule(value: Any) -> Schedule | TorchSchedule:
+    if isinstance(value, TorchSchedule):
+        return value
+    return TorchSchedule(value) if is_torch_schedule(value) else make_schedule(value)
 
 
-@contextmanager
-def _ordered_by(loader: Iterable[Any], seed: int | None) -> Iterator[None]:
-    """Give a loader of ours without a seed the Trainer's for a while."""
-    if not isinstance(loader, DataLoader):
-        yield
-        return
-    before = loader.seed, loader.epoch
-    is_drawn_here = loader.path.startswith("batched")  # elsewhere PyTorch draws
-    if loader.seed is None and loader.generator is None and is_drawn_here:
-        loader.seed = seed
-    try:
-        yield
-    finally:
-        loader.seed, loader.epoch = before
+def _make_stopping(value: int | EarlyStopping | None) -> EarlyStopping | None:
+    if value is None or isinstance(value, EarlyStopping):
+        return value
+    return EarlyStopping(patience=check_count(value, name="early_stopping"))
 
 
-def _length(loader: Iterable[Any]) -> int | None:
-    try:
-        return len(loader)  # type: ignore[arg-type]
-    except TypeError:
-        return None
+def _check_mode(value: str | None) -> str | None:
+    if value not in (None, "min", "max"):
+        raise ArgumentError(f"monitor_mode must be 'min' or 'max'; got {value!r}.")
+    return value
 
 
-def _overrides(callback: Callback, moment: str) -> bool:
-    return getattr(type(callback), moment) is not getattr(Callback, moment)
+def _check_optional(name: str, value: int | None) -> int | None:
+    return None if value is None else check_count(value, name=name)
 
 
-def _check_finite(record: Mapping[str, Any]) -> None:
-    if not math.isfinite(record["train_loss"]):
-        raise TrainingError(
-            f"train_loss is {record['train_loss']} after epoch {record['epoch']}; the "
-            "training diverged. Lower lr, or look for NaN in the data."
-        )
+def _check_limit(name: str, value: float | None) -> float | None:
+    return None if value is None else check_positive(value, name=name)

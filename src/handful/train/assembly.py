@@ -1,0 +1,354 @@
+"""Assembly: the parts of one training, put together from a Trainer's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from handful.runs.run import Run
+from handful.train.averaging import AveragedWeights
+from handful.train.callbacks import FitState
+from handful.train.checks import check_monitor
+from handful.train.choices import metric_improves_upward
+from handful.train.engine import EagerEngine
+from handful.train.environment import describe_environment, describe_identity
+from handful.train.evaluation import evaluate_model, observe_output
+from handful.train.feed import Feed, validation_loader
+from handful.train.first_step import FirstStep
+from handful.train.loop import Loop, overrides
+from handful.train.measuring import Fastest
+from handful.train.metrics import start_metrics
+from handful.train.monitor import Monitor
+from handful.train.optimizers import describe_optimizer, make_optimizer
+from handful.train.precision import Precision
+from handful.train.rates import Rates
+from handful.train.record import Recorder
+from handful.train.schedules import describe_schedule
+from handful.train.signals import StopRequest
+from handful.train.step import CriterionStep, CustomStep, Step
+from handful.train.step_log import StepLog
+from handful.train.torch_schedule import TorchSchedule
+
+if TYPE_CHECKING:
+    from handful.train.trainer import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """What one call of `Trainer.fit` is told; see there."""
+
+    train: Iterable[Any]
+    valid: Iterable[Any] | None
+    epochs: int | None
+    max_steps: int | None
+    valid_every: int | None
+    checkpoint_every: int | None
+    extra: Mapping[str, Any]
+
+
+class Assembly:
+    """Puts a training together, in two steps: what is described, then the loop.
+
+    Args:
+        trainer: Has the settings of all trainings.
+        fit: Has those of this one.
+
+    Attributes:
+        run: The run, with its configuration, environment and identity.
+
+    Raises:
+        ArgumentError: The settings don't fit each other or the loaders.
+    """
+
+    def __init__(self, trainer: Trainer, fit: FitSettings) -> None:
+        self._trainer = trainer
+        self._fit = fit
+        self._monitor = make_monitor(trainer, is_validated=fit.valid is not None)
+        self._feed = Feed(
+            fit.train,
+            device=trainer.device,
+            accumulate=trainer.accumulate,
+            micro_batch_size=trainer.micro_batch_size,
+        )
+        self._optimizer = make_optimizer(
+            trainer.optimizer,
+            trainer.model,
+            trainer.lr,
+            param_groups=trainer.param_groups,
+            decay_biases_and_norms=trainer.decay_biases_and_norms,
+        )
+        self._precision = Precision(trainer.precision, trainer.device)
+        self.run = Run(
+            config=self._describe(),
+            environment=describe_environment(),
+            identity=describe_identity(
+                engine=EagerEngine.name,
+                optimizer=self._optimizer,
+                device=trainer.device,
+                precision=trainer.precision,
+            ),
+        )
+        self._state = FitState(
+            run=self.run,
+            epochs=fit.epochs,
+            max_steps=fit.max_steps,
+            steps_per_epoch=self._feed.steps_per_epoch,
+            model=trainer.model,
+            optimizer=self._optimizer,
+        )
+        self._rates = Rates(
+            self._optimizer,
+            trainer.schedule,
+            epochs=fit.epochs,
+            steps=_count_steps(self._state),
+        )
+
+    def make_loop(
+        self,
+        recorder: Recorder,
+        request: StopRequest,
+        *,
+        threads: bool,
+        memory_format: str,
+    ) -> Loop:
+        """Return the loop, ready to run or to be restored.
+
+        Args:
+            recorder: Keeps the run.
+            request: Says whether the process was asked to end.
+            threads: Whether the number of threads is still to be chosen.
+            memory_format: A format, or ``"auto"`` if it is still to be chosen.
+        """
+        trainer, fit = self._trainer, self._fit
+        step = make_step(trainer, self._precision)
+        observed = _Observed(trainer.train_metrics)
+        first = self._make_first(
+            step, recorder, threads=threads, memory_format=memory_format
+        )
+        engine = EagerEngine(
+            trainer.model,
+            step,
+            self._optimizer,
+            precision=self._precision,
+            settings=trainer.gradients,
+            on_first=first.check_loss,
+            observe=observed.add if trainer.train_metrics else None,
+            on_gradients=self._gradient_callbacks(),
+        )
+        averages = None
+        if trainer.ema is not None:
+            averages = AveragedWeights(trainer.model, trainer.ema)
+        trainer.averages = averages
+        return Loop(
+            state=self._state,
+            model=trainer.model,
+            optimizer=self._optimizer,
+            engine=engine,
+            feed=self._feed,
+            rates=self._rates,
+            recorder=recorder,
+            monitor=self._monitor,
+            precision=self._precision,
+            log=StepLog(trainer.loss_average),
+            callbacks=trainer.callbacks,
+            request=request,
+            observed=observed,
+            validate=self._make_validate(step),
+            valid_every=fit.valid_every,
+            checkpoint_every=fit.checkpoint_every,
+            early_stopping=trainer.early_stopping,
+            averages=averages,
+            weight_norm=_measure_norm if trainer.gradients.wants_norm else None,
+            prepare=first.prepare,
+        )
+
+    def _make_first(
+        self, step: Step, recorder: Recorder, *, threads: bool, memory_format: str
+    ) -> FirstStep:
+        trainer, fit = self._trainer, self._fit
+
+        def record(fastest: Fastest) -> None:
+            chosen = {
+                "threads": fastest.threads,
+                "memory_format": fastest.memory_format,
+            }
+            recorder.record_identity({**self.run.identity, **chosen})
+
+        loaders = {"train": fit.train}
+        if fit.valid is not None:
+            loaders["valid"] = fit.valid
+        return FirstStep(
+            model=trainer.model,
+            optimizer=self._optimizer,
+            step=step,
+            layout=trainer.layout,
+            loaders=loaders,
+            device=trainer.device,
+            threads=threads,
+            memory_format=memory_format,
+            on_chosen=record,
+            on_note=lambda note: recorder.record_event("note", note),
+        )
+
+    def _make_validate(self, step: Step) -> Any:
+        trainer = self._trainer
+        valid = validation_loader(self._fit.valid, self._fit.train)
+        if valid is None:
+            return None
+
+        def validate() -> Mapping[str, float]:
+            return evaluate_model(
+                trainer.model,
+                valid,
+                step=step,
+                metrics=trainer.metrics,
+                device=trainer.device,
+                average=trainer.loss_average,
+            )
+
+        return validate
+
+    def _gradient_callbacks(self) -> Any:
+        callbacks = [c for c in self._trainer.callbacks if overrides(c, "on_gradients")]
+        if not callbacks:
+            return None
+
+        def on_gradients() -> None:
+            for callback in callbacks:
+                callback.on_gradients(self._state)
+
+        return on_gradients
+
+    def _describe(self) -> dict[str, Any]:
+        """Return every setting, as plain values."""
+        trainer, fit = self._trainer, self._fit
+        group = self._optimizer.defaults if trainer.lr is None else {"lr": trainer.lr}
+        schedule = trainer.schedule
+        own = {
+            "format": 1,
+            "recipe": None,
+            "variant": None,
+            "epochs": fit.epochs,
+            "max_steps": fit.max_steps,
+            "batch_size": getattr(fit.train, "batch_size", None),
+            "lr": group.get("lr"),
+            "optimizer": describe_optimizer(trainer.optimizer),
+            "param_groups": _plain(trainer.param_groups),
+            "decay_biases_and_norms": trainer.decay_biases_and_norms,
+            "schedule": (
+                repr(schedule)
+                if isinstance(schedule, TorchSchedule)
+                else describe_schedule(schedule)
+            ),
+            "seed": trainer.seed,
+            "device": str(trainer.device),
+            "loss": None if trainer.criterion is None else trainer.criterion.setting,
+            "loss_average": trainer.loss_average,
+            "metrics": [metric.name for metric in trainer.metrics],
+            "train_metrics": [metric.name for metric in trainer.train_metrics],
+            "monitor": self._monitor.name,
+            "monitor_mode": "max" if self._monitor.higher_is_better else "min",
+            "early_stopping": _plain(trainer.early_stopping),
+            "valid_every": fit.valid_every,
+            "checkpoint_every": fit.checkpoint_every,
+            "accumulate": trainer.accumulate,
+            "micro_batch_size": trainer.micro_batch_size,
+            "clip_norm": trainer.gradients.clip_norm,
+            "clip_value": trainer.gradients.clip_value,
+            "log_norms": trainer.gradients.wants_norm,
+            "precision": trainer.precision,
+            "ema": trainer.ema,
+            "num_threads": trainer.num_threads,
+            "memory_format": trainer.memory_format,
+        }
+        return {**own, **fit.extra}
+
+
+class _Observed:
+    """Metrics of the batches that are trained on."""
+
+    def __init__(self, metrics: Any) -> None:
+        self._metrics = metrics
+        self._sums = start_metrics(metrics)
+
+    def start(self) -> None:
+        """Begin anew, with an epoch."""
+        self._sums = start_metrics(self._metrics)
+
+    def add(self, made: Any) -> None:
+        """Take in what the step says of a micro-batch."""
+        observe_output(self._sums, made)
+
+    def values(self) -> dict[str, float]:
+        """Return what was measured since the start."""
+        return {f"train_{metric.name}": metric.compute() for metric in self._sums}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured since the start, to go on from; plain values."""
+        return {metric.name: metric.state_dict() for metric in self._sums}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; unknown metrics begin anew."""
+        for metric in self._sums:
+            if metric.name in state:
+                metric.load_state_dict(state[metric.name])
+
+
+def make_step(trainer: Trainer, precision: Precision) -> Step:
+    """Return what computes a batch's loss."""
+    if trainer.criterion is None:
+        assert trainer.step_function is not None
+        return CustomStep(trainer.step_function, precision)
+    return CriterionStep(trainer.criterion, trainer.layout, precision)
+
+
+def make_monitor(trainer: Trainer, *, is_validated: bool) -> Monitor:
+    """Return the monitor, once it is known that its value will be measured.
+
+    Raises:
+        ArgumentError: It will not be.
+    """
+    name = trainer.monitor or ("valid_loss" if is_validated else "train_loss")
+    known = {f"train_{metric.name}": metric for metric in trainer.train_metrics}
+    available = ["train_loss", *known]
+    if is_validated:
+        known |= {f"valid_{metric.name}": metric for metric in trainer.metrics}
+        available += ["valid_loss", *known]
+    if trainer.step_function is None:  # its totals have names that are not known yet
+        check_monitor(name, available)
+    if trainer.monitor_mode is not None:
+        return Monitor(name, higher_is_better=trainer.monitor_mode == "max")
+    metric = known.get(name)
+    if metric is not None:
+        return Monitor(name, higher_is_better=bool(metric.higher_is_better))
+    return Monitor(name, higher_is_better=metric_improves_upward(name))
+
+
+def _count_steps(state: FitState) -> int | None:
+    """Return the steps of the whole run, None where they are not known."""
+    if state.epochs is None or state.steps_per_epoch is None:
+        return state.max_steps
+    steps = state.epochs * state.steps_per_epoch
+    return steps if state.max_steps is None else min(steps, state.max_steps)
+
+
+def _measure_norm(model: nn.Module) -> float:
+    """Return the norm of all trained weights together."""
+    weights = [p.detach() for p in model.parameters() if p.requires_grad]
+    norms = [torch.linalg.vector_norm(w.float()) for w in weights]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as plain values."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return vars(value) if hasattr(value, "__dict__") else str(value)

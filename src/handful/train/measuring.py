@@ -1,0 +1,146 @@
+"""What makes a step fastest on this machine, measured once on a copy of the model.
+
+On a small model a second thread costs more than it brings, above all when other
+programs want the processor as well: each operation waits for the slower thread.
+Convolutions may be faster with their channels last in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from handful.train.generators import all_generators_preserved
+from handful.train.memory_format import MEMORY_FORMATS, lay_out, takes_images
+from handful.train.step import CriterionStep, Step
+from handful.train.threads import restored_threads
+
+BUDGET_SECONDS = 0.05
+"""About how long a measurement may take; each candidate is timed once in any case."""
+
+CLEAR = ((2, 3.0), (5, 1.5))
+"""A measurement ends early after so many rounds with medians so far apart."""
+
+WORTHWHILE = 0.85
+"""A candidate is taken if it needs at most this share of the plain one's time."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """What a step is to run with.
+
+    Attributes:
+        threads: Threads of torch.
+        memory_format: A name of `MEMORY_FORMATS`.
+    """
+
+    threads: int
+    memory_format: str
+
+
+def measure_fastest(
+    model: nn.Module, step: Step, batch: Any, *, threads: bool, memory_format: bool
+) -> Fastest:
+    """Measure what makes a step on the CPU fastest: one thread or all, which format.
+
+    Forward and backward run on a copy of the model; the model, its gradients and the
+    generators are left as they are. A step of the user's is called some times more.
+
+    Args:
+        model: The model, on the CPU.
+        step: Computes a batch's loss.
+        batch: A batch, on the CPU.
+        threads: Whether the number of threads is open; else torch's is kept.
+        memory_format: Whether the format is open; else it is ``contiguous``.
+
+    Returns:
+        The fastest; what torch has now where the model has hooks, can't be copied, or
+        fails.
+    """
+    most = torch.get_num_threads()
+    plain = Fastest(most, MEMORY_FORMATS[0])
+    open_threads = threads and most > 1
+    open_format = memory_format and takes_images(model, batch)
+    if not (open_threads or open_format) or _has_hooks(model):
+        return plain
+    try:
+        with all_generators_preserved(), restored_threads(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the real step gives them again
+            runs = {
+                name: _make_run(model, step, batch, name)
+                for name in (MEMORY_FORMATS if open_format else MEMORY_FORMATS[:1])
+            }
+            first = runs[MEMORY_FORMATS[0]]
+            chosen = most
+            if open_threads:
+
+                def run_with(threads: int) -> None:
+                    torch.set_num_threads(threads)
+                    first()
+
+                chosen = _pick([1, most], run_with)
+            torch.set_num_threads(chosen)
+            name = _pick(list(runs), lambda name: runs[name]())
+    except Exception:  # The first real step says what is wrong, and better.
+        return plain
+    return Fastest(chosen, name)
+
+
+def _make_run(
+    model: nn.Module, step: Step, batch: Any, memory_format: str
+) -> Callable[[], None]:
+    """Return a function that goes forward and backward once, on copies."""
+    twin, twin_step = copy.deepcopy(model).train(), copy.deepcopy(step)
+    lay_out(twin, memory_format)
+    if isinstance(twin_step, CriterionStep):
+        twin_step.memory_format = memory_format
+
+    def run() -> None:
+        # Copied, since a model may write into what it is given.
+        made = twin_step.mean(twin, copy.deepcopy(batch))
+        torch.autograd.backward(made.loss)
+
+    return run
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    """Say whether calling a copy of the model would call functions of the user's."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return any(getattr(m, name, None) for m in model.modules() for name in names)
+
+
+def _pick(candidates: Sequence[T], run: Callable[[T], Any]) -> T:
+    """Return the fastest candidate; the first unless another is worth it."""
+    if len(candidates) == 1:
+        return candidates[0]
+    seconds = _time_by_turns(candidates, run)
+    first = seconds[0]
+    best = min(range(len(candidates)), key=seconds.__getitem__)
+    return candidates[best if seconds[best] <= WORTHWHILE * first else 0]
+
+
+def _time_by_turns(candidates: Sequence[T], run: Callable[[T], Any]) -> list[float]:
+    """Return the median seconds of each candidate, timed in turn."""
+    times: list[list[float]] = [[] for _ in candidates]
+    deadline = time.perf_counter() + BUDGET_SECONDS
+    while True:
+        for candidate, kept in zip(candidates, times, strict=True):
+            run(candidate)  # not counted: it wakes threads, and at first allocates
+            started = time.perf_counter()
+            run(candidate)
+            kept.append(time.perf_counter() - started)
+        medians = [sorted(kept)[len(kept) // 2] for kept in times]
+        rounds, apart = len(times[0]), max(medians) / min(medians)
+        if any(rounds >= least and apart > factor for least, factor in CLEAR):
+            return medians
+        if time.perf_counter() > deadline:
+            return medians

@@ -1,0 +1,96 @@
+"""Memory format: in which order the values of images and kernels lie in memory.
+
+Convolutions on the CPU are often faster when the channels of a pixel lie next to each
+other (``channels_last``). The values are the same, sums are added up in another order,
+so the last bits differ: the format is a part of a run's numeric identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from handful.errors import unknown_choice
+
+MEMORY_FORMATS = ("contiguous", "channels_last")
+
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def check_memory_format(value: object) -> str:
+    """Return the name of a format, or ``"auto"``.
+
+    Raises:
+        ArgumentError: There is none of that name.
+    """
+    if value not in ("auto", *MEMORY_FORMATS):
+        raise unknown_choice("memory_format", value, ("auto", *MEMORY_FORMATS))
+    return str(value)
+
+
+def takes_images(model: nn.Module, batch: Any) -> bool:
+    """Say whether a format could matter: convolutions, and a batch of images."""
+    has_images = any(_is_image(value) for value in _values(batch))
+    return has_images and any(isinstance(m, _CONVOLUTIONS) for m in model.modules())
+
+
+def lay_out(model: nn.Module, name: str) -> None:
+    """Put a model's weights into a format; they stay the same objects."""
+    if name == "channels_last":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@contextmanager
+def contiguous_afterwards(model: nn.Module) -> Iterator[None]:
+    """Put weights that `lay_out` changed back on leaving, with their gradients."""
+    before = {id(p): p.stride() for p in model.parameters()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for param in model.parameters():
+                if before.get(id(param), param.stride()) == param.stride():
+                    continue
+                param.data = param.data.contiguous()
+                if param.grad is not None:
+                    param.grad = param.grad.contiguous()
+
+
+def lay_out_input(value: Any) -> Any:
+    """Return an input with its images in the format ``channels_last``."""
+    if isinstance(value, Tensor):
+        if not _is_image(value):
+            return value
+        return value.to(memory_format=torch.channels_last)
+    return value
+
+
+def align_state(optimizer: Optimizer) -> None:
+    """Lay the optimiser's state out as the parameters that it is of.
+
+    A fused kernel goes through parameter and state in the order in which they lie, and
+    would take the wrong values together without a word.
+    """
+    for param, state in optimizer.state.items():
+        for name, value in state.items():
+            if (
+                isinstance(value, Tensor)
+                and value.shape == param.shape
+                and value.stride() != param.stride()
+            ):
+                state[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+
+
+def _values(batch: Any) -> list[Any]:
+    if isinstance(batch, dict):
+        return list(batch.values())
+    return list(batch) if isinstance(batch, (list, tuple)) else [batch]

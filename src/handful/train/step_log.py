@@ -1,0 +1,156 @@
+"""What the steps of an epoch gave, kept on the device until a record is made."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from handful.runs.run import STEP_DTYPE
+from handful.train.engine import StepResult
+from handful.train.losses import Weight
+
+BLOCK = 1024
+"""Steps whose losses are put together, so that long epochs need little memory."""
+
+
+class StepLog:
+    """Losses, weights and rates of steps, and their means over an epoch.
+
+    Args:
+        average: ``"samples"`` to weigh each step's loss by its weight, ``"batches"``
+            for the plain mean of steps. A step without any weight has no mean: its loss
+            is NaN and counts nothing. Neither does a step that was left out and whose
+            loss isn't finite.
+    """
+
+    def __init__(self, average: str) -> None:
+        self._average = average
+        self._losses = _Numbers()
+        self._weights = _Numbers()
+        self._norms = _Numbers()
+        self._lrs = array("d")
+        self._extras: dict[str, Tensor] = {}
+        self._sums = _EpochSums()
+
+    def add(self, result: StepResult, lr: float) -> None:
+        """Add a step; reads nothing back, unless the step was left out."""
+        self._losses.add(result.loss)
+        self._lrs.append(lr)
+        if not result.was_taken and not bool(torch.isfinite(result.loss)):
+            self._weights.add(0)
+            return
+        self._weights.add(result.weight)
+        if result.grad_norm is not None and result.was_taken:
+            self._norms.add(result.grad_norm)
+        for name, value in result.sums.items():
+            total = self._extras.get(name)
+            value = value.double() if value.device.type != "mps" else value
+            self._extras[name] = value if total is None else total + value
+
+    def flush(self) -> NDArray[np.void]:
+        """Read back the steps since the last flush.
+
+        Returns:
+            Loss and rate of each, shape ``(S,)``, dtype `STEP_DTYPE`.
+        """
+        losses, weights = self._losses.take(), self._weights.take()
+        norms = self._norms.take()
+        steps = np.empty(len(losses), STEP_DTYPE)
+        steps["loss"], steps["lr"] = losses, self._lrs
+        self._lrs = array("d")
+        sums, counted = self._sums, weights > 0
+        losses, weights = losses[counted], weights[counted]
+        sums.steps += len(losses)
+        sums.weight += float(weights.sum())
+        sums.loss += float((losses * weights).sum())
+        sums.plain += float(losses.sum())
+        if len(norms):
+            sums.norm += float(norms.sum())
+            sums.norms += len(norms)
+        for name, value in self._extras.items():
+            sums.extras[name] = sums.extras.get(name, 0.0) + float(value)
+        self._extras = {}
+        return steps
+
+    def means(self) -> dict[str, float]:
+        """Return the epoch's means of what was flushed: ``train_loss`` and others."""
+        sums = self._sums
+        nan = float("nan")
+        if self._average == "batches":
+            loss = sums.plain / sums.steps if sums.steps else nan
+        else:
+            loss = sums.loss / sums.weight if sums.weight else nan
+        values = {"train_loss": loss}
+        for name, total in sums.extras.items():
+            values[f"train_{name}"] = total / sums.weight if sums.weight else nan
+        if sums.norms:
+            values["grad_norm"] = sums.norm / sums.norms
+        return values
+
+    def start_epoch(self) -> None:
+        """Begin the means anew."""
+        self._sums = _EpochSums()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of what was flushed, as plain values."""
+        return {**vars(self._sums), "extras": dict(self._sums.extras)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the sums that `state_dict` returned."""
+        self._sums = _EpochSums()
+        for name, value in state.items():
+            setattr(self._sums, name, value)
+
+
+class _EpochSums:
+    """Sums over an epoch's steps, in double precision."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.weight = 0.0
+        self.plain = 0.0
+        self.steps = 0
+        self.norm = 0.0
+        self.norms = 0
+        self.extras: dict[str, float] = {}
+
+
+class _Numbers:
+    """A growing list of numbers, some on the device, read back at once."""
+
+    def __init__(self) -> None:
+        self._recent: list[Weight | float] = []
+        self._blocks: list[Tensor | NDArray[np.float64]] = []
+
+    def add(self, value: Weight | float) -> None:
+        self._recent.append(value)
+        if len(self._recent) == BLOCK:
+            self._blocks.append(self._pack())
+
+    def take(self) -> NDArray[np.float64]:
+        """Return all as float64, and forget them."""
+        if self._recent:
+            self._blocks.append(self._pack())
+        blocks, self._blocks = self._blocks, []
+        if not blocks:
+            return np.empty(0)
+        arrays = [
+            block.cpu().double().numpy() if isinstance(block, Tensor) else block
+            for block in blocks
+        ]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    def _pack(self) -> Tensor | NDArray[np.float64]:
+        values, self._recent = self._recent, []
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if not tensors:
+            return np.array(values, np.float64)
+        if len(tensors) < len(values):  # rare; goes to the device without waiting
+            like = tensors[0]
+            values = [torch.as_tensor(v, device=like.device) for v in values]
+        return torch.stack(values)  # type: ignore[arg-type]
