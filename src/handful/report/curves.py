@@ -6,11 +6,10 @@ global changes and no display is needed.
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from handful.errors import RunError, unknown_choice
+from handful.report.saving import save_figure
 from handful.report.thinning import thin_line
-from handful.runs.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,12 +40,12 @@ _TRAIN: dict[str, Any] = {"color": _BLUE, "linestyle": "-", "marker": "o"}
 _VALID: dict[str, Any] = {"color": _ORANGE, "linestyle": "--", "marker": "s"}
 _OTHER: dict[str, Any] = {"color": _GREEN, "linestyle": "-.", "marker": "^"}
 
-_DPI = 200
 _COLUMNS = 800
 """Pixel columns of a panel, about: more points than that need no drawing."""
 
 _LOG_SPAN = 100.0
 _BOOKKEEPING = ("epoch", "step", "samples", "lr", "seconds")
+_MARKS = ("partial", "skipped_steps")
 
 
 def draw_curves(
@@ -78,16 +77,7 @@ def draw_curves(
             raise unknown_choice("formats", name, FORMATS)
     if not run.history and not len(run.steps):
         raise RunError("run must have an epoch or a step to draw; it has neither.")
-    stem = Path(path)
-    stem = stem.with_suffix("") if stem.suffix[1:] in FORMATS else stem
-    figure = _draw(run)
-    files = []
-    for name in formats:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=name, dpi=_DPI)
-        files.append(stem.with_name(f"{stem.name}.{name}"))
-        write_atomic(files[-1], buffer.getvalue())
-    return files
+    return save_figure(_draw(run), path, formats=formats)
 
 
 @dataclass(frozen=True)
@@ -102,13 +92,14 @@ class _Series:
         """Names of columns by what they measure: ``accuracy``, ``mae`` and so on."""
         found: dict[str, list[str]] = {}
         for name in self.columns:
-            if name not in _BOOKKEEPING:
+            if name not in _BOOKKEEPING + _MARKS:
                 found.setdefault(_quantity(name), []).append(name)
         found.pop("loss", None)
         return found
 
 
 def _draw(run: Run) -> Figure:
+    run = _placed_in_epochs(run)
     series = _read_series(run.history)
     position = _step_positions(run)
     metrics = list(series.metrics)
@@ -325,6 +316,23 @@ def _read_series(history: Sequence[Mapping[str, Any]]) -> _Series:
         for name in names
     }
     return _Series(columns.get("epoch", np.empty(0)), columns)
+
+
+def _placed_in_epochs(run: Run) -> Run:
+    """Return a run to draw: validations inside epochs stand at fractions of them."""
+    whole = [record for record in run.history if not record.get("partial")]
+    if len(whole) == len(run.history):
+        return run
+    if not whole:  # how long an epoch is, is not known
+        return replace(run, history=[])
+    length = whole[0]["step"] / whole[0]["epoch"]
+    placed = [
+        {**record, "epoch": round(record["step"] / length, 2)}
+        if record.get("partial")
+        else record
+        for record in run.history
+    ]
+    return replace(run, history=placed)
 
 
 def _step_positions(run: Run) -> NDArray[np.float64]:

@@ -55,7 +55,7 @@ def draw_image_grid(
         DataError: An image has a value that is not finite.
         OSError: The file cannot be written.
     """
-    images = _to_channels_last(np.asarray(images))
+    images = to_channels_last(np.asarray(images))
     if len(titles) != len(images):
         raise ArgumentError(
             f"titles must be as many as images, {len(images)}; got {len(titles)}."
@@ -63,11 +63,11 @@ def draw_image_grid(
     if columns is not None and columns < 1:
         raise ArgumentError(f"columns must be a whole number from 1 on; got {columns}.")
     shown = images[:MOST_IMAGES]
-    pixels, note = _to_pixels(shown)
+    pixels, note = to_pixels(shown)
     if len(images) > len(shown):
         note.insert(0, f"the first {len(shown)} of {len(images)} images")
     columns = min(len(shown), columns or math.ceil(math.sqrt(len(shown))))
-    figure = _draw(pixels, titles, columns, "; ".join(note))
+    figure = draw_grid(pixels, titles, columns, "; ".join(note))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     file = Path(path)
@@ -75,7 +75,7 @@ def draw_image_grid(
     return file
 
 
-def _draw(
+def draw_grid(
     pixels: NDArray[np.uint8], titles: Sequence[str], columns: int, note: str
 ) -> Figure:
     """Draw on one panel that covers the figure and is measured in inches."""
@@ -119,7 +119,7 @@ def _draw(
     return figure
 
 
-def _to_channels_last(images: NDArray[Any]) -> NDArray[Any]:
+def to_channels_last(images: NDArray[Any]) -> NDArray[Any]:
     """Return images of shape ``(N, H, W)`` or ``(N, H, W, 3)``."""
     if images.ndim == 4 and images.shape[1] == 1:
         images = images[:, 0]
@@ -134,7 +134,7 @@ def _to_channels_last(images: NDArray[Any]) -> NDArray[Any]:
     return images
 
 
-def _to_pixels(images: NDArray[Any]) -> tuple[NDArray[np.uint8], list[str]]:
+def to_pixels(images: NDArray[Any]) -> tuple[NDArray[np.uint8], list[str]]:
     """Return the images in 0 to 255, and what was done to get there."""
     if images.dtype == np.uint8:
         return images, []
