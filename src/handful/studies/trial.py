@@ -1,0 +1,328 @@
+"""Trial: one training of a study, wherever it runs, and the row that comes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Subset
+
+from handful.data.loader import DataLoader
+from handful.data.order import mix_seed
+from handful.errors import TrainingError
+from handful.runs.run import Run
+from handful.runs.study_row import Row
+from handful.studies.axes import apply_settings
+from handful.studies.budget import (
+    Budget,
+    Limits,
+    Target,
+    epoch_samples,
+    limit_trial,
+)
+from handful.studies.gradient_noise import (
+    NUM_BATCHES,
+    SMALL_BATCH,
+    measure_gradient_noise,
+)
+from handful.studies.peak_memory import read_peak, start_peak
+from handful.studies.stopwatch import Stopwatch
+from handful.train.assembly import make_step
+from handful.train.options import split_options
+from handful.train.precision import Precision
+from handful.train.recipe import Recipe, Splits
+from handful.train.run_recipe import (
+    make_initial_model,
+    make_split_loader,
+    make_trainer,
+)
+from handful.train.summary import has_lazy_layers
+from handful.train.threads import restored_threads
+from handful.train.trainer import Trainer
+
+KEPT_SPLITS = 2
+"""Seeds whose data a process keeps; trials come seed by seed."""
+
+UNLIMITED_STEPS = 2**62
+"""Steps of a trial that only the clock ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What one trial is told; plain values, so that it can be sent anywhere.
+
+    Attributes:
+        settings: The varied settings, as plain values.
+        seed: Its seed.
+        epochs: Epochs in place of the recipe's, or None.
+        budget: What it may use, or None for what the recipe says.
+        target: What it is to reach, or None.
+        stop_at_target: Whether it ends there.
+        upward: Losses and metrics of which more is better.
+    """
+
+    settings: Mapping[str, Any]
+    seed: int
+    epochs: int | None = None
+    budget: Budget | None = None
+    target: Target | None = None
+    stop_at_target: bool = False
+    upward: tuple[str, ...] = ()
+
+
+class TrialRunner:
+    """Runs trials of one recipe, one after another.
+
+    The data of a seed are made once for all of its trials.
+
+    Args:
+        recipe: The recipe.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._splits: dict[int, Splits] = {}
+
+    def splits(self, seed: int) -> Splits:
+        """Return the recipe's data of a seed."""
+        if seed not in self._splits:
+            while len(self._splits) >= KEPT_SPLITS:
+                del self._splits[next(iter(self._splits))]
+            self._splits[seed] = self.recipe.make_data(seed)
+        return self._splits[seed]
+
+    def run(self, trial: Trial) -> Row:
+        """Run a trial; an error of its own becomes a row that says so.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        with restored_threads():
+            # One thread wherever it runs, so that its numbers don't depend on that.
+            torch.set_num_threads(1)
+            return self._run(trial)
+
+    def _run(self, trial: Trial) -> Row:
+        watch = Stopwatch(target=trial.target, stop_at_target=trial.stop_at_target)
+        try:
+            splits = self.splits(trial.seed)
+            memory = start_peak()
+            bench = _Bench.prepare(self.recipe, trial, splits, watch)
+            noise_start = bench.measure_noise()
+            status, reason = bench.train()
+            row = _make_row(trial, watch, status, reason)
+            if status != "finished":
+                return replace(row, noise_start=noise_start, **bench.facts(memory))
+            return replace(
+                row,
+                noise_start=noise_start,
+                noise_end=bench.measure_noise(),
+                **bench.compare_splits(row.final),
+                **bench.facts(memory),
+            )
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            return _make_row(trial, watch, "failed", reason)
+
+
+@dataclass(kw_only=True)
+class _Bench:
+    """A trial's trainer and loaders, made once."""
+
+    recipe: Recipe
+    seed: int
+    data: Dataset[Any]
+    trainer: Trainer
+    train_loader: DataLoader[Any]
+    valid_loader: DataLoader[Any] | None
+    watch: Stopwatch
+    run: Run | None = field(default=None, init=False)
+
+    @classmethod
+    def prepare(
+        cls, recipe: Recipe, trial: Trial, splits: Splits, watch: Stopwatch
+    ) -> _Bench:
+        """Make what a trial needs."""
+        data, valid, _ = splits
+        own, limits = limit_recipe(recipe, trial, len(data))  # type: ignore[arg-type]
+        watch.limit = limits.seconds
+        own = own.override(make_data=lambda _: splits)
+        trainer = make_trial_trainer(
+            own,
+            make_initial_model(own, trial.seed),
+            seed=trial.seed,
+            callbacks=(watch,),
+        )
+        return cls(
+            recipe=own,
+            seed=trial.seed,
+            data=data,
+            trainer=trainer,
+            train_loader=make_split_loader(own, "train", trial.seed),
+            valid_loader=(
+                None if valid is None else make_split_loader(own, "valid", trial.seed)
+            ),
+            watch=watch,
+        )
+
+    def train(self) -> tuple[str, str | None]:
+        """Train; return the row's status, and why where it didn't finish."""
+        fit_options = split_options(self.recipe.options)[1]
+        try:
+            self.run = self.trainer.fit(
+                self.train_loader,
+                self.valid_loader,
+                epochs=self.recipe.epochs,
+                **fit_options,
+            )
+        except TrainingError as error:
+            self.run = self.watch.run
+            return _find_nonfinite(self.run) or ("failed", str(error))
+        if self.run.status == "stopped":
+            raise KeyboardInterrupt
+        return _find_nonfinite(self.run) or ("finished", None)
+
+    def measure_noise(self) -> dict[str, float | None] | None:
+        """Return the noise of the model's gradients, None where it can't be had."""
+        count = len(self.data)  # type: ignore[arg-type]
+        if has_lazy_layers(self.trainer.model):
+            return None
+        try:
+            noise = measure_gradient_noise(
+                self.trainer.model,
+                self._draw_batches(count),
+                step=make_step(self.trainer, Precision("float32", self.trainer.device)),
+                device=self.trainer.device,
+                small=SMALL_BATCH,
+                num_samples=count,
+                batch_size=self._step_samples(count),
+            )
+        except Exception:  # What is wrong with the model, the training itself says.
+            return None
+        return None if noise is None else noise.describe()
+
+    def compare_splits(self, final: Mapping[str, float]) -> dict[str, Any]:
+        """Measure the training data in `eval` mode, and the gap to validation."""
+        # Read as validation data are: in order, without what is drawn at random.
+        plain = self.recipe.override(make_data=lambda _: (None, self.data, None))
+        found = self.trainer.evaluate(make_split_loader(plain, "valid", self.seed))
+        gap = final["valid_loss"] - found["loss"] if "valid_loss" in final else None
+        return {"train_eval": found, "generalization_gap": gap}
+
+    def facts(self, memory: int | None) -> dict[str, Any]:
+        """Return what is known of every trial that began."""
+        return {
+            "epoch_samples": epoch_samples(
+                len(self.data),  # type: ignore[arg-type]
+                self.recipe.batch_size,
+                drop_last=self.recipe.last_batch == "drop",
+            ),
+            "peak_memory_bytes": read_peak(memory),
+            "identity": {} if self.run is None else self.run.identity,
+        }
+
+    def _draw_batches(self, count: int) -> DataLoader[Any]:
+        """Return batches of samples drawn with replacement, the same for each call."""
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, "noise"))
+        size = SMALL_BATCH * NUM_BATCHES
+        drawn = torch.randint(count, (size,), generator=generator).tolist()
+        transform = self.recipe.eval_transform or self.recipe.batch_transform
+        return DataLoader(
+            Subset(self.data, drawn), SMALL_BATCH, seed=0, batch_transform=transform
+        )
+
+    def _step_samples(self, count: int) -> int:
+        size = self.recipe.batch_size
+        if size == "full":
+            return count
+        return int(size) * int(self.recipe.options.get("accumulate", 1))
+
+
+def limit_recipe(
+    recipe: Recipe, trial: Trial, num_samples: int
+) -> tuple[Recipe, Limits]:
+    """Return a recipe with a trial's settings, and when it ends."""
+    own = apply_settings(recipe, trial.settings)
+    own = apply_settings(own, _untimed(own, trial.settings))
+    if trial.epochs is not None:
+        own = apply_settings(own, {"epochs": trial.epochs})
+    if trial.budget is None:
+        return own, Limits()
+    limits = limit_trial(
+        trial.budget,
+        num_samples=num_samples,
+        batch_size=own.batch_size,
+        accumulate=int(own.options.get("accumulate", 1)),
+        drop_last=own.last_batch == "drop",
+    )
+    steps = UNLIMITED_STEPS if limits.seconds is not None else limits.max_steps
+    ends = {"epochs": limits.epochs, "max_steps": steps}
+    return apply_settings(own, ends), limits
+
+
+def make_trial_trainer(recipe: Recipe, model: nn.Module, **arguments: Any) -> Trainer:
+    """Make a trial's trainer, on the device that there is.
+
+    Raises:
+        ArgumentError: As `Trainer`.
+    """
+    return make_trainer(recipe, model, progress="off", **arguments)
+
+
+def _untimed(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in place of those that a training would choose by measuring."""
+    options: dict[str, Any] = {"num_threads": 1}
+    if recipe.options.get("memory_format", "auto") == "auto":
+        options["memory_format"] = "contiguous"
+    return {name: value for name, value in options.items() if name not in settings}
+
+
+def _make_row(trial: Trial, watch: Stopwatch, status: str, reason: str | None) -> Row:
+    history = watch.history()
+    names = _measured(history)
+    values = {n: [float(r[n]) for r in history if n in r] for n in names}
+    return Row(
+        settings=dict(trial.settings),
+        seed=trial.seed,
+        status=status,
+        reason=reason,
+        history=history,
+        seconds=watch.seconds,
+        steps=0 if watch.state is None else watch.state.step,
+        samples=0 if watch.state is None else watch.state.samples,
+        final={name: found[-1] for name, found in values.items()},
+        best={n: _best(v, n in trial.upward) for n, v in values.items()},
+        target=watch.reached,
+    )
+
+
+def _measured(history: list[dict[str, Any]]) -> list[str]:
+    """Return the losses and metrics that a history has, in its order."""
+    names = dict.fromkeys(name for record in history for name in record)
+    return [n for n in names if n.startswith(("train_", "valid_"))]
+
+
+def _best(values: list[float], is_upward: bool) -> float:
+    numbers = [value for value in values if not math.isnan(value)]
+    return (max if is_upward else min)(numbers, default=math.nan)
+
+
+def _find_nonfinite(run: Run | None) -> tuple[str, str] | None:
+    """Return that a run diverged, if its last losses say so."""
+    last = run.history[-1] if run is not None and run.history else {}
+    for name in ("train_loss", "valid_loss"):
+        value = last.get(name, 0.0)
+        if not math.isfinite(value):
+            return "diverged", f"{name} is {value} after epoch {last['epoch']}."
+    return None
+
+
+def improves_upward(trainer: Trainer) -> tuple[str, ...]:
+    """Return the names of what a trainer measures of which more is better."""
+    named = {f"valid_{m.name}": m for m in trainer.metrics}
+    named |= {f"train_{m.name}": m for m in trainer.train_metrics}
+    return tuple(name for name, metric in named.items() if metric.higher_is_better)
