@@ -1,0 +1,1 @@
+"""The programs and experiments of four tutorials on mini-batch training, alive."""
