@@ -31,9 +31,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"runs", "errors", "extras"},
     "reference": {"errors"},
     "recipes": {"datasets", "train", "data", "errors"},
-    "cli": {
+    "lessons": {
         *("errors", "extras", "runs", "data", "datasets"),
         *("train", "studies", "report", "reference", "recipes"),
+    },
+    "cli": {
+        *("errors", "extras", "runs", "data", "datasets"),
+        *("train", "studies", "report", "reference", "recipes", "lessons"),
     },
     "__main__": {"cli"},
 }

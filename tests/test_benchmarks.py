@@ -235,11 +235,12 @@ def test_page_without_its_markers_is_left_alone(
     assert page.read_text(encoding="utf-8") == text
 
 
-def test_markers_of_the_published_tables_are_there() -> None:
+@pytest.mark.parametrize("name", ["loading", "training"])
+def test_markers_of_the_published_tables_are_there(name: str) -> None:
     page = BENCHMARKS.parent / "docs" / "performance.md"
     text = page.read_text(encoding="utf-8")
-    assert text.count("<!-- loading: begin -->") == 1
-    assert text.count("<!-- loading: end -->") == 1
+    assert text.count(f"<!-- {name}: begin -->") == 1
+    assert text.count(f"<!-- {name}: end -->") == 1
 
 
 def test_results_are_read_back_as_written(measure: ModuleType, tmp_path: Path) -> None:
@@ -248,3 +249,166 @@ def test_results_are_read_back_as_written(measure: ModuleType, tmp_path: Path) -
     text = (tmp_path / "made" / "x.json").read_text(encoding="utf-8")
     assert json.loads(text) == results
     assert "[1, 2.5, -3e-07]" in text
+
+
+def _run_training(tmp_path: Path, *options: str) -> dict[str, Any]:
+    out = tmp_path / "training.json"
+    command = [sys.executable, str(BENCHMARKS / "training.py"), "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--quick", *options],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=540,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stdout
+    return dict(json.loads(out.read_text(encoding="utf-8")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(560)
+def test_every_training_runs_on_every_side_and_ends_at_the_same_loss(
+    tmp_path: Path,
+) -> None:
+    results = _run_training(tmp_path, "--no-peers")
+
+    works = [entry["work"] for entry in results["comparisons"]]
+    assert works == ["wine", "mnist", *["regression"] * 3, "cnn"]
+    for entry in results["comparisons"]:
+        runs = {side["kind"]: side["runs"][0] for side in entry["sides"]}
+        loss = runs["by-hand"]["loss"]
+        for kind, run in runs.items():
+            assert run["loss"] == pytest.approx(loss, rel=0.25), (entry["title"], kind)
+            assert all(run[part] > 0 for part in ("imports", "preparation", "training"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(560)
+def test_libraries_that_are_installed_train_the_wines_as_the_loop_does(
+    tmp_path: Path,
+) -> None:
+    results = _run_training(tmp_path, "--only", "wine")
+
+    (entry,) = results["comparisons"]
+    runs = {side["kind"]: side["runs"][0] for side in entry["sides"]}
+    assert {"lightning", "keras-torch", "jax-scan"} <= runs.keys()
+    for kind, run in runs.items():
+        if run.get("error") != "not installed":
+            loss = pytest.approx(runs["by-hand"]["loss"], rel=0.25)
+            assert run["loss"] == loss, kind
+
+
+@pytest.fixture
+def training(measure: ModuleType) -> ModuleType:
+    return importlib.import_module("training")
+
+
+@pytest.fixture
+def training_tables(measure: ModuleType) -> ModuleType:
+    return importlib.import_module("training_tables")
+
+
+def test_training_tables_show_ratios_of_the_same_repeat(
+    training_tables: ModuleType,
+) -> None:
+    page = training_tables.render_page(_made_up_trainings())
+
+    # By repeat 2/8, 3/10 and 4/8; the loop's median of 8 s is that of two threads.
+    row = "handful | the loop, 2 threads (its best) | 3.00 (2.00-4.00) | 8.00 (8.00-10."
+    assert row in page
+    assert "| 0.30 (0.25-0.50) | 0.45 | 0.34 |" in page
+    assert "| handful | the loop, 1 thread | 3.00 (2.00-4.00) | 9.00 | 0.33 " in page
+    # 1 s of imports and 0.5 s of preparation with each training.
+    assert "| handful | 1, its choice | 1.00 | 0.500 | 3.00 (2.00-4.00) | 4.50 " in page
+
+
+def test_training_tables_say_who_was_not_measured_and_why(
+    training_tables: ModuleType,
+) -> None:
+    page = training_tables.render_page(_made_up_trainings())
+
+    assert page.count("| skorch | not installed |") == 1
+    assert "- wine, Ignite, threads: 1: out of memory" in page
+    assert "| wine | everything | images | - | - | not measured |  |  |" in page
+
+
+def test_published_trainings_make_the_same_tables(training_tables: ModuleType) -> None:
+    results = _made_up_trainings()
+    published = training_tables.published_results(results)
+    assert training_tables.render_page(published) == training_tables.render_page(
+        results
+    )
+    assert "/somewhere/python" not in json.dumps(published)
+
+
+def test_later_results_of_the_same_training_replace_earlier_ones(
+    training: ModuleType,
+) -> None:
+    first, second, third = (_made_up_trainings() for _ in range(3))
+    mnist, wine = (
+        next(c.title for c in training.COMPARISONS if c.work == work)
+        for work in ("mnist", "wine")
+    )
+    first["comparisons"][0] |= {"title": mnist}
+    second["comparisons"][0] |= {"title": wine}
+    third["comparisons"][0] |= {"title": mnist, "took_seconds": 7}
+
+    joined = training.join_results([first, second, third])["comparisons"]
+    assert [entry["title"] for entry in joined] == [wine, mnist]
+    assert joined[1]["took_seconds"] == 7
+
+
+def test_results_of_other_versions_are_not_joined(training: ModuleType) -> None:
+    first, second = _made_up_trainings(), _made_up_trainings()
+    second["versions"] = {"torch": "3"}
+    with pytest.raises(SystemExit, match="must have the same versions to be joined"):
+        training.join_results([first, second])
+
+
+def test_every_line_of_the_training_benchmark_names_sides_that_exist(
+    training: ModuleType,
+) -> None:
+    for comparison in training.COMPARISONS:
+        for line in comparison.lines:
+            assert {line.ours, line.against} <= training.KINDS.keys()
+            assert line.threads in ("1", "default", "best")
+
+
+def _made_up_trainings() -> dict[str, Any]:
+    def run(seconds: float, threads: int) -> dict[str, Any]:
+        parts = {"imports": 1.0, "preparation": 0.5, "training": seconds}
+        return {**parts, "threads": threads, "loss": 0.5, "accuracy": None}
+
+    def side(
+        kind: str, label: str, threads: int, runs: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        about = {"kind": kind, "asked_threads": threads, "python": "/somewhere/python"}
+        return {"name": f"{kind} {threads}", "label": label, "runs": runs, **about}
+
+    by_hand = ("by-hand", "the loop")
+    sides = [
+        side("everything", "handful", 2, [run(s, 1) for s in (2.0, 3.0, 4.0)]),
+        side(*by_hand, 1, [run(9.0, 1) for _ in range(3)]),
+        side(*by_hand, 2, [run(s, 2) for s in (8.0, 10.0, 8.0)]),
+        side("ignite", "Ignite", 1, [run(1.0, 1), {"error": "out of memory"}]),
+        *(side("skorch", "skorch", n, [{"error": "not installed"}]) for n in (1, 2)),
+    ]
+    limits = {"floor": 0.45, "aim": 0.34}
+    against = {"ours": "everything", "against": "by-hand"}
+    none = {"floor": None, "aim": None}
+    lines = [
+        {**against, "threads": "best", **limits},
+        {**against, "threads": "1", **limits},
+        {"ours": "everything", "against": "images", "threads": "best", **none},
+    ]
+    return {
+        "quick": False,
+        "began": "2020-01-01T00:00:00",
+        "machine": dict.fromkeys(("processor", "cores", "memory_gib", "system"), "?")
+        | {"load": 0.0},
+        "versions": {"torch": "2"},
+        "repeats": 3,
+        "threads": [1, 2],
+        "comparisons": [{"title": "wine", "lines": lines, "sides": sides}],
+    }

@@ -33,6 +33,17 @@ def test_every_command_in_the_readme_is_one(
         assert command in capsys.readouterr().out
 
 
+def test_every_flag_in_the_readme_is_one_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    written = re.findall(r"`handful ([a-z]+) ([^`]*--[^`]*)`", README)
+    assert len(written) > 5
+    for command, rest in written:
+        assert main([command, "--help"]) == 0
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+        assert set(re.findall(r"--[a-z-]+", rest)) <= known, f"{command} {rest}"
+
+
 def test_recipes_in_the_readme_are_all_there_are() -> None:
     (listed,) = re.findall(r"list what can be trained: ([^|]*) \|", README)
     assert sorted(re.findall(r"`([a-z-]+)`", listed)) == sorted(RECIPES)

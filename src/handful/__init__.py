@@ -15,10 +15,19 @@ if TYPE_CHECKING:
     from handful.errors import HandfulError
     from handful.recipes.registry import load_recipe
     from handful.runs.run import Run
+    from handful.runs.study import Study
+    from handful.studies.compare import compare
     from handful.train.callbacks import Callback
+    from handful.train.export import export_model
+    from handful.train.metrics import Metric
+    from handful.train.overfit import overfit_one_batch
     from handful.train.recipe import Recipe
     from handful.train.run_recipe import run_recipe
+    from handful.train.stopping import EarlyStopping
+    from handful.train.tensorboard import TensorBoard
+    from handful.train.torch_schedule import TorchSchedule
     from handful.train.trainer import Trainer
+    from handful.train.weights import load_weights, save_weights
 
 __version__ = "0.1.0"
 
@@ -26,27 +35,47 @@ _EXPORTS = {
     "Callback": "handful.train.callbacks",
     "Columns": "handful.data.columns",
     "DataLoader": "handful.data.loader",
+    "EarlyStopping": "handful.train.stopping",
     "HandfulError": "handful.errors",
+    "Metric": "handful.train.metrics",
     "Recipe": "handful.train.recipe",
     "Run": "handful.runs.run",
+    "Study": "handful.runs.study",
+    "TensorBoard": "handful.train.tensorboard",
+    "TorchSchedule": "handful.train.torch_schedule",
     "Trainer": "handful.train.trainer",
+    "compare": "handful.studies.compare",
+    "export_model": "handful.train.export",
     "first": "handful.data.loader",
     "load_recipe": "handful.recipes.registry",
+    "load_weights": "handful.train.weights",
+    "overfit_one_batch": "handful.train.overfit",
     "run_recipe": "handful.train.run_recipe",
+    "save_weights": "handful.train.weights",
 }
 
 __all__ = [
     "Callback",
     "Columns",
     "DataLoader",
+    "EarlyStopping",
     "HandfulError",
+    "Metric",
     "Recipe",
     "Run",
+    "Study",
+    "TensorBoard",
+    "TorchSchedule",
     "Trainer",
     "__version__",
+    "compare",
+    "export_model",
     "first",
     "load_recipe",
+    "load_weights",
+    "overfit_one_batch",
     "run_recipe",
+    "save_weights",
 ]
 
 

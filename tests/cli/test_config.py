@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from handful.cli.config import read_config
+from handful.cli.config import ConfigFile, read_config
 from handful.cli.settings import Settings
 from handful.errors import ConfigError
 from handful.train.choices import Choice
+from handful.train.options import OPTIONS
+from handful.train.stopping import EarlyStopping
 
 
 def _write(folder: Path, content: str | bytes) -> Path:
@@ -33,11 +35,55 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         schedule: "step:step_size=3"
         seed: 7
         device: cpu
-        loss: cross_entropy
+        loss: "cross_entropy:label_smoothing=0.1"
+        last_batch: drop
         metrics: [accuracy]
         loss_average: batches
+        max_steps: 100
+        valid_every: 10
+        checkpoint_every: 2
+        param_groups: {"0.*": {lr_factor: 0.5}}
+        decay_biases_and_norms: false
+        train_metrics: [f1]
+        monitor: valid_accuracy
+        monitor_mode: max
+        early_stopping: {patience: 5, min_delta: 0.01, start: 1}
+        accumulate: 2
+        micro_batch_size: 8
+        clip_norm: 1.0
+        clip_value: 0.5
+        log_norms: true
+        precision: bf16
+        ema: 0.9
+        target: 1
+        sample_weight: w
+        num_threads: 2
+        memory_format: contiguous
         """,
     )
+    options = {
+        "max_steps": 100,
+        "valid_every": 10,
+        "checkpoint_every": 2,
+        "param_groups": {"0.*": {"lr_factor": 0.5}},
+        "decay_biases_and_norms": False,
+        "train_metrics": ("f1",),
+        "monitor": "valid_accuracy",
+        "monitor_mode": "max",
+        "early_stopping": EarlyStopping(patience=5, min_delta=0.01, start=1),
+        "accumulate": 2,
+        "micro_batch_size": 8,
+        "clip_norm": 1.0,
+        "clip_value": 0.5,
+        "log_norms": True,
+        "precision": "bf16",
+        "ema": 0.9,
+        "target": 1,
+        "sample_weight": "w",
+        "num_threads": 2,
+        "memory_format": "contiguous",
+    }
+    assert set(options) == {name for name, o in OPTIONS.items() if not o.is_code}
     assert read_config(path) == Settings(
         recipe="wine",
         variant="as-seed",
@@ -48,16 +94,28 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         schedule=Choice("step", {"step_size": 3}),
         seed=7,
         device="cpu",
-        loss="cross_entropy",
+        loss=Choice("cross_entropy", {"label_smoothing": 0.1}),
+        last_batch="drop",
         metrics=("accuracy",),
         loss_average="batches",
+        options=options,
     )
 
 
 def test_null_leaves_every_key_to_the_recipe(tmp_path: Path) -> None:
-    keys = ["format", *vars(Settings())]
+    keys = [key for key in ConfigFile.model_fields if key != "num_threads"]
     path = _write(tmp_path, "".join(f"{key}: null\n" for key in keys))
     assert read_config(path) == Settings()
+
+
+def test_null_threads_are_torchs_own(tmp_path: Path) -> None:
+    path = _write(tmp_path, "num_threads: null\n")
+    assert read_config(path).options == {"num_threads": None}
+
+
+def test_early_stopping_may_be_a_number(tmp_path: Path) -> None:
+    path = _write(tmp_path, "early_stopping: 5\n")
+    assert read_config(path).options == {"early_stopping": EarlyStopping(patience=5)}
 
 
 def test_a_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
@@ -114,7 +172,38 @@ WRONG = {
     ),
     "negative seed": ("seed: -1\n", "line 1: seed must be a whole number from 0 on"),
     "unknown device": ("device: gpu\n", "line 1: device must be auto, cpu, cuda"),
-    "unknown loss": ("loss: [mse]\n", "line 1: loss must be one of"),
+    "unknown loss": ("loss: msee\n", "line 1: loss must.*Did you mean 'mse'"),
+    "loss list": ("loss: [mse]\n", "line 1: loss must be a name, or a mapping"),
+    "loss value": ("loss: {name: huber, delta: x}\n", "delta of loss 'huber' must be"),
+    "optimiser value": (
+        "optimizer: {name: sgd, momentum: fast}\n",
+        "line 1: momentum of optimizer 'sgd' must be a finite number; got 'fast'",
+    ),
+    "unknown last batch": ("last_batch: kep\n", "Did you mean 'keep'"),
+    "no steps": ("lr: 1\nmax_steps: 0\n", "line 2: max_steps must be a whole number"),
+    "text for steps": ('max_steps: "9"\n', "max_steps must be a number; got the text"),
+    "clip text": ("clip_norm: a lot\n", "line 1: clip_norm must be a number; got the"),
+    "negative clip": ("clip_value: -1\n", "clip_value must be a finite number above 0"),
+    "unknown precision": ("precision: bf61\n", "Did you mean 'bf16'"),
+    "ema of one": ("ema: 1\n", "line 1: ema must be between 0 and 1; got 1"),
+    "patience text": ('early_stopping: "5"\n', "early_stopping must be a number; got"),
+    "patience key": (
+        "early_stopping: {patince: 5}\n",
+        "a key of early_stopping must be one of.*Did you mean 'patience'",
+    ),
+    "patience value": ("early_stopping: {patience: -1}\n", "patience must be a whole"),
+    "bare monitor": ("monitor: accuracy\n", "Did you mean 'valid_accuracy'"),
+    "monitor number": ("monitor: 5\n", "monitor must be a value of the history"),
+    "unknown mode": ("monitor_mode: mix\n", "monitor_mode must be one of max, min"),
+    "groups list": ("param_groups: [a]\n", "param_groups must map patterns to options"),
+    "groups number": ("param_groups: {a: 1}\n", r"param_groups\['a'\] must map a"),
+    "flag number": ("log_norms: 1\n", "line 1: log_norms must be true or false; got 1"),
+    "target true": ("target: true\n", "target must be a position or a key; got True"),
+    "threads zero": ("num_threads: 0\n", "num_threads must be a whole number from 1"),
+    "threads text": ("num_threads: many\n", "must be a number or 'auto'; got the text"),
+    "unknown format": ("memory_format: nhwc\n", "memory_format must be one of auto,"),
+    "a step": ("step: f\n", "a key must be one of"),
+    "unknown train metric": ("train_metrics: [recal]\n", "mean 'recall'"),
     "metrics text": ("metrics: accuracy\n", "line 1: metrics must be a list of names"),
     "unknown metric": ("metrics: [acuracy]\n", "Did you mean 'accuracy'"),
     "nested metric": ("metrics: [[mse]]\n", "an entry of metrics must be one of"),

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import handful
+from handful.cli.help import GroupedCommand
 from handful.cli.main import main
 from handful.cli.messages import describe_error, exit_code
+from handful.cli.train import train
 from handful.errors import ArgumentError, MissingDataError, RunError
 
 BROKEN = """\
@@ -151,3 +154,25 @@ def test_reader_that_goes_away_is_no_traceback() -> None:
     os.close(write)
     assert done.stderr == ""
     assert done.returncode == 1
+
+
+def test_grouped_help_has_a_heading_for_each_panel() -> None:
+    app = typer.Typer(rich_markup_mode=None)
+    app.command("train", cls=GroupedCommand)(train)
+    command = typer.main.get_command(app)
+    printed = command.get_help(typer.Context(command, terminal_width=80))
+    headings = [line for line in printed.splitlines() if line.endswith(":")]
+    assert headings == [
+        "Arguments:",
+        "Length:",
+        "Each step:",
+        "Measuring:",
+        "Randomness and machine:",
+        "The run:",
+        "What is printed:",
+        "Options:",
+    ]
+    length = printed.split("\nLength:\n")[1].split("\n\n")[0]
+    assert "--epochs N" in length
+    assert "--lr" not in length
+    assert max(map(len, printed.splitlines())) <= 80

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from handful.cli.first_batch import count_classes, find_images, find_labels
@@ -16,6 +17,26 @@ from handful.cli.main import main
 from handful.cli.show import format_history
 from handful.cli.tables import format_figure, format_table
 from handful.runs.run import Run
+
+SOFTMAX = """\
+import torch
+from torch import nn
+from handful import Columns, Recipe
+
+def make_data(seed):
+    X = torch.randn(60, 4, generator=torch.Generator().manual_seed(seed))
+    y = (X.sum(1) > 0).long()
+    return Columns(X, y), Columns(X, 1 - y), None
+
+recipe = Recipe(
+    name="mine",
+    make_data=make_data,
+    make_model=lambda: nn.Sequential(nn.Linear(4, 2), nn.Softmax(1)),
+    batch_size=20,
+    lr=1.0,
+)
+"""
+"""A recipe with a softmax too many, whose validation loss rises as it learns."""
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +53,12 @@ def test_show_tells_status_settings_epochs_and_files(
     done = run_handful("show", run_dir, env={"COLUMNS": "40"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "status  finished, 2 of 2 epochs, 72 steps, " in done.stdout
-    assert "\n  batch_size    32\n" in done.stdout
-    assert "\n  schedule      constant\n" in done.stdout
+    settings = dict(
+        line.split(maxsplit=1)
+        for line in done.stdout.split("settings\n")[1].split("\n\n")[0].splitlines()
+    )
+    assert (settings["batch_size"], settings["schedule"]) == ("32", "constant")
+    assert (settings["clip_norm"], settings["num_threads"]) == ("-", "auto")
     assert "best    epoch 2: train_loss " in done.stdout
     assert "files   checkpoints/, config.yaml, curves.png, " in done.stdout
     rows = [line.split() for line in done.stdout.splitlines() if line.endswith(" *")]
@@ -61,6 +86,39 @@ def test_long_history_is_shortened_in_the_middle() -> None:
 def test_history_of_sixteen_epochs_is_whole() -> None:
     run = Run(history=[{"epoch": n, "train_loss": 1.0} for n in range(1, 17)])
     assert format_history(run, whole=False) == format_history(run, whole=True)
+
+
+def test_validations_inside_epochs_have_rows_with_the_epoch_in_brackets() -> None:
+    history = [
+        {"epoch": 1, "step": 5, "partial": True, "valid_loss": 0.5},
+        {"epoch": 1, "step": 8, "train_loss": 1.0},
+    ]
+    assert format_history(Run(history=history), whole=False).splitlines() == [
+        "epoch  step  valid_loss  train_loss",
+        "  (1)     5      0.5000           -  *",
+        "    1     8           -      1.0000",
+    ]
+
+
+def test_show_tells_of_runs_without_epochs_and_their_notes(
+    tmp_path: Path, run_handful: Any
+) -> None:
+    (tmp_path / "mine.py").write_text(SOFTMAX)
+    argv = ["mine.py:recipe", "--max-steps", "5", "--valid-every", "2", "--out", "r"]
+    trained = run_handful("train", *argv, "--early-stopping", "9")
+    assert trained.returncode == 0, trained.stderr
+    note = "note    The model seems to end in a softmax"
+    assert trained.stdout.count(note) == 1
+    assert "best    step 2, in epoch 1 of 2\n" in trained.stdout
+    done = run_handful("show", "r")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "status  finished, 1 epochs, 5 of 5 steps, " in done.stdout
+    assert "\n  epochs                  -\n" in done.stdout
+    assert "patience=9, min_delta=0.0, start=0\n" in done.stdout
+    assert "best    step 2, in epoch 1: train_loss " in done.stdout
+    assert done.stdout.count(note) == 1
+    rows = [line.split()[:2] for line in done.stdout.split("epochs\n")[-1].splitlines()]
+    assert rows[1:5] == [["(1)", "2"], ["1", "3"], ["(2)", "4"], ["(2)", "5"]]
 
 
 def test_missing_figures_show_as_a_dash() -> None:
@@ -105,6 +163,33 @@ def test_evaluate_repeats_the_figures_of_the_best_epoch(
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert printed["valid_accuracy"] == f"{best['valid_accuracy']:.4f}"
     assert float(printed["valid_loss"]) == pytest.approx(best["valid_loss"], abs=2e-4)
+
+
+def test_evaluate_and_export_use_the_averaged_weights_of_the_best_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r"
+    argv = ["train", "wine", "--epochs", "6", "--lr", "0.05", "--ema", "0.9", "-q"]
+    argv += ["--monitor", "valid_accuracy", "--batch-size", "32", "--metrics"]
+    assert main([*argv, "accuracy,f1", "--out", str(path)]) == 0
+    run = Run.load(path)
+    best = run.best
+    assert best is not None
+    assert best["valid_accuracy"] == max(r["valid_accuracy"] for r in run.history)
+    # The best is not the epoch with the lowest loss, and not the last.
+    assert best["epoch"] < 6
+    capsys.readouterr()
+    assert main(["evaluate", str(path)]) == 0
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    for name in ("valid_loss", "valid_accuracy", "valid_f1"):
+        assert float(printed[name]) == pytest.approx(best[name], abs=1e-4)
+    assert main(["export", str(path), "--to", str(tmp_path / "w.safetensors")]) == 0
+    folder = path / "checkpoints" / f"step-{best['step']:08d}"
+    exported = load_file(tmp_path / "w.safetensors")
+    averages = load_file(folder / "averages.safetensors")
+    model = load_file(folder / "model.safetensors")
+    assert all(torch.equal(exported[name], averages[name]) for name in averages)
+    assert not any(torch.equal(exported[name], model[name]) for name in model)
 
 
 def test_predict_writes_a_row_per_sample(

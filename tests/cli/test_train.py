@@ -48,7 +48,65 @@ recipe = Recipe(
 )
 slow = recipe.override(name="slow", make_model=lambda: Slow(4, 2), epochs=400)
 broken = recipe.override(name="broken", make_data=fail)
+
+
+def make_both(seed):
+    train, _, _ = make_data(seed)
+    return train, train, train
+
+
+def train_step(model, batch):
+    X, y = batch
+    output = model(X)
+    loss = nn.functional.cross_entropy(output, y, reduction="sum")
+    return {"loss_sum": loss, "weight": len(y), "output": output, "target": y}
+
+
+full = recipe.override(name="full", make_data=make_both, metrics=("accuracy",))
+own_step = Recipe(
+    name="own-step",
+    make_data=make_both,
+    make_model=recipe.make_model,
+    loss=None,
+    metrics=("accuracy",),
+    epochs=2,
+    options={"step": train_step, "clip_norm": 1.0},
+)
+
+
+def make_noisy_model():
+    return nn.Sequential(
+        nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2)
+    )
+
+
+noisy = recipe.override(name="noisy", make_model=make_noisy_model)
+
+
+def make_noise(seed):
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.zeros(60, 4)
+    return Columns(X, torch.randint(2, (60,), generator=generator)), None, None
+
+
+hopeless = recipe.override(
+    name="hopeless", make_data=make_noise, make_model=lambda: nn.Linear(4, 20)
+)
 """
+
+EVERYTHING = [
+    *("--max-steps", "9", "--epochs", "4", "--early-stopping", "3"),
+    *("--batch-size", "8", "--last-batch", "drop", "--accumulate", "2"),
+    *("--micro-batch-size", "4", "--loss", "cross_entropy:label_smoothing=0.1"),
+    *("--optimizer", "adamw:weight_decay=0.1", "--lr", "0.05"),
+    *("--schedule", "cosine:warmup=2,unit=step", "--no-decay-on-biases-and-norms"),
+    *("--clip-norm", "1", "--clip-value", "0.5", "--ema", "0.9"),
+    *("--metrics", "accuracy,f1", "--train-metrics", "accuracy"),
+    *("--monitor", "valid_f1", "--valid-every", "2", "--loss-average", "batches"),
+    *("--log-norms", "--seed", "5", "--device", "cpu", "--precision", "bf16"),
+    *("--threads", "torch", "--checkpoint-every", "1"),
+]
+"""Every flag that says how to train."""
 
 
 @pytest.fixture
@@ -62,6 +120,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _same_steps(one: str, other: str) -> bool:
     first, second = Run.load(one).steps, Run.load(other).steps
     return len(first) > 0 and np.array_equal(first, second)
+
+
+def _last_weights(run: str) -> bytes:
+    last = max((Path(run) / "checkpoints").iterdir())
+    return (last / "model.safetensors").read_bytes()
 
 
 def test_run_lies_in_runs_and_the_end_says_where(
@@ -117,6 +180,177 @@ def test_config_of_a_run_repeats_it(folder: Path, options: list[str]) -> None:
     assert Run.load("first").config == Run.load("again").config
 
 
+def test_config_with_everything_switched_on_repeats_the_run(folder: Path) -> None:
+    assert main(["train", "mine.py:full", *EVERYTHING, "--out", "first", "-q"]) == 0
+    config = Run.load("first").config
+    # A pattern for one parameter, which only a file can say.
+    with (folder / "groups.yaml").open("w") as file:
+        groups = {"weight": {"lr_factor": 0.5}}
+        YAML(typ="safe").dump({**config, "param_groups": groups}, file)
+    argv = ["train", "--config", "groups.yaml", "--out", "second", "-q"]
+    assert main(argv) == 0
+    argv = ["train", "--config", "second/config.yaml", "--out", "third", "-q"]
+    assert main(argv) == 0
+    assert not _same_steps("first", "second")
+    assert _same_steps("second", "third")
+    second = Run.load("second").config
+    assert second == Run.load("third").config
+    assert second == {**config, "param_groups": groups}
+    expected = {
+        "epochs": 4,
+        "max_steps": 9,
+        "batch_size": 8,
+        "last_batch": "drop",
+        "loss": {"name": "cross_entropy", "label_smoothing": 0.1},
+        "loss_average": "batches",
+        "metrics": ["accuracy", "f1"],
+        "train_metrics": ["accuracy"],
+        "monitor": "valid_f1",
+        "monitor_mode": "max",
+        "early_stopping": {"patience": 3, "min_delta": 0.0, "start": 0},
+        "decay_biases_and_norms": False,
+        "valid_every": 2,
+        "checkpoint_every": 1,
+        "accumulate": 2,
+        "micro_batch_size": 4,
+        "clip_norm": 1.0,
+        "clip_value": 0.5,
+        "log_norms": True,
+        "precision": "bf16",
+        "ema": 0.9,
+        "num_threads": None,
+    }
+    assert {name: config[name] for name in expected} == expected
+    records = Run.load("first").history
+    assert any(record.get("partial") for record in records)
+    assert {"grad_norm", "weight_norm", "train_accuracy"} <= set(records[-1])
+    kept = {path.name for path in (folder / "first" / "checkpoints").iterdir()}
+    assert "step-00000004" in kept  # the first epoch's: 7 batches, by twos
+
+
+def test_resume_takes_every_setting_from_the_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["mine.py:full", *EVERYTHING, "--schedule", "constant"]
+    assert main(["train", *options, "--out", "whole", "-q"]) == 0
+    assert main(["train", *options, "--out", "parts", "-q", "--max-steps", "3"]) == 0
+    capsys.readouterr()
+    resume = ["train", "--resume", "--out", "parts", "--max-steps", "9", "--epochs"]
+    assert main([*resume, "4", "--clip-norm", "1.0", "--early-stopping", "3"]) == 0
+    assert "changed" not in capsys.readouterr().out
+    assert _same_steps("whole", "parts")
+    assert _last_weights("whole") == _last_weights("parts")
+
+
+def test_steps_alone_leave_a_run_without_epochs(folder: Path) -> None:
+    argv = ["train", "mine.py:recipe", "-q"]
+    assert main([*argv, "--max-steps", "7", "--out", "steps"]) == 0
+    assert main([*argv, "--epochs", "5", "--out", "epochs"]) == 0
+    run = Run.load("steps")
+    assert (run.config["epochs"], run.config["max_steps"]) == (None, 7)
+    assert np.array_equal(run.steps, Run.load("epochs").steps[:7])
+    again = ["train", "--config", "steps/config.yaml", "--out", "again", "-q"]
+    assert main(again) == 0
+    assert _same_steps("steps", "again")
+    assert main(["train", "--resume", "--out", "steps", "--epochs", "5", "-q"]) == 0
+    assert _same_steps("steps", "epochs")
+
+
+def test_schedule_that_needs_the_epochs_is_refused_before_the_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "mine.py:recipe", "--max-steps", "7", "--schedule", "cosine"]
+    assert main([*argv, "--out", "r"]) == 2
+    assert "epochs" in capsys.readouterr().err
+    assert not (folder / "r").exists()
+
+
+def test_value_that_torch_alone_refuses_makes_no_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "mine.py:recipe", "--out", "r", "--optimizer"]
+    assert main([*argv, "adam:betas=0.9;1.5"]) == 2
+    assert capsys.readouterr().err.startswith("handful: optimizer adam:betas=0.9;1.5")
+    assert main([*argv, "sgd", "--monitor", "valid_loss"]) == 2
+    assert "there are none" in capsys.readouterr().err
+    assert not (folder / "r").exists()
+
+
+def test_recipe_with_a_step_of_its_own_is_trained_resumed_and_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "mine.py:own_step", "--out", "r"]
+    assert main(argv) == 0
+    assert Run.load("r").config["clip_norm"] == 1.0
+    assert main([*argv, "--resume", "--epochs", "3"]) == 0
+    assert main(["train", "--config", "r/config.yaml", "--out", "again"]) == 0
+    assert _same_steps("r", "again")
+    capsys.readouterr()
+    assert main(["evaluate", "r"]) == 0
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(printed["valid_accuracy"]) == pytest.approx(
+        Run.load("r").history[-1]["valid_accuracy"], abs=1e-4
+    )
+    assert main(["train", "mine.py:own_step", "--loss", "mse"]) == 2
+    assert "loss must be None if options has a step" in capsys.readouterr().err
+
+
+def test_model_is_told_in_a_line_before_the_first_step(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "digits", "--epochs", "1", "--batch-size", "64"]
+    assert main([*argv, "--out", "r"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("model   4,810 parameters; training holds about ")
+    assert first.endswith(" KiB at batch size 64")
+    assert main([*argv, "--resume", "--out", "r", "--epochs", "2"]) == 0
+    assert "parameters" not in capsys.readouterr().out
+
+
+def test_summary_is_a_table_and_changes_no_bit(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "mine.py:noisy", "--threads", "1"]
+    assert main([*argv, "--out", "table", "--summary"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].split()[:2] == ["layer", "type"]
+    assert "BatchNorm1d" in printed
+    assert "at batch_size=32)" in printed
+    assert main([*argv, "--out", "line"]) == 0
+    assert main([*argv, "--out", "none", "-q"]) == 0
+    for other in ("line", "none"):
+        assert _same_steps("table", other)
+        assert _last_weights("table") == _last_weights(other)
+
+
+def test_one_batch_is_learnt_by_heart_and_no_run_is_kept(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "mine.py:recipe", "--overfit-one-batch", "--lr", "0.1"]
+    before = sorted(folder.iterdir())
+    assert main([*argv, "--max-steps", "3000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["first", "last", "steps"]
+    assert float(lines[1].split()[-1]) <= 0.01 * float(lines[0].split()[-1])
+    assert lines[3:] == [
+        "The loss fell to near zero: model and loss can learn this data."
+    ]
+    after = [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"]
+    assert after == before
+
+
+def test_batch_that_cannot_be_learnt_ends_with_status_1(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "mine.py:hopeless", "--overfit-one-batch", "--lr", "0.1"]
+    assert main([*argv, "--quiet"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.startswith("The loss did not fall to near zero in 300 steps")
+    assert "look at the labels" in printed.out
+    assert printed.out.count("\n") == 1
+
+
 def test_as_seed_prints_the_lessons_lines(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
@@ -166,7 +400,7 @@ def test_resume_in_parts_equals_one_run(folder: Path) -> None:
 def test_run_killed_before_its_last_checkpoint_can_be_resumed(folder: Path) -> None:
     name = "mine.py:recipe"
     assert main(["train", name, "--out", "whole"]) == 0
-    assert main(["train", name, "--out", "r"]) == 0
+    assert main(["train", name, "--out", "r", "--checkpoint-every", "1"]) == 0
     shutil.rmtree(max((folder / "r" / "checkpoints").iterdir()))
     assert main(["train", "--resume", "--out", "r"]) == 0
     assert _same_steps("whole", "r")
@@ -233,7 +467,7 @@ def test_diverged_training_is_an_error_of_one_line(
     assert Run.load("r").status == "failed"
 
 
-def _start(folder: Path, *argv: str) -> subprocess.Popen[str]:
+def _start(folder: Path, *argv: str, unbuffered: bool = False) -> subprocess.Popen[str]:
     # Under nohup and in background jobs Python would ignore Ctrl-C.
     code = (
         "import signal, sys; from handful.cli.main import main\n"
@@ -241,7 +475,7 @@ def _start(folder: Path, *argv: str) -> subprocess.Popen[str]:
         "sys.exit(main(sys.argv[1:]))"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, *argv],
+        [sys.executable, *(["-u"] if unbuffered else []), "-c", code, *argv],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -287,6 +521,41 @@ def test_interrupted_run_is_in_order_and_goes_on(
     capsys.readouterr()
     epochs = [record["epoch"] for record in Run.load("a run").history]
     assert epochs == list(range(1, done + 3))
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_run_interrupted_in_mid_epoch_ends_with_the_weights_of_a_whole_one(
+    folder: Path, signum: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["mine.py:slow", "--batch-size", "2", "--threads", "1", "--epochs", "3"]
+    process = _start(
+        folder, "train", *options, "--out", "parts", "--print", "batch", unbuffered=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step=35 "):  # of 30 an epoch
+            break
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert err.startswith("handful: interrupted. Go on with: ")
+    run = Run.load("parts")
+    assert run.status == "stopped"
+    assert len(run.history) == 1
+    assert 35 <= len(run.steps) < 60
+    assert main(["show", "parts"]) == 0
+    assert "status  stopped, 1 of 3 epochs, " in capsys.readouterr().out
+
+    wrong = ["train", "--resume", "--out", "parts", "--batch-size", "4"]
+    assert main(wrong) == 2
+    assert "must stay 2 until the epoch is over" in capsys.readouterr().err
+    assert main(["train", "--resume", "--out", "parts", "-q"]) == 0
+    assert main(["train", *options, "--out", "whole", "-q"]) == 0
+    assert len(Run.load("whole").steps) == 90
+    assert _same_steps("parts", "whole")
+    assert _last_weights("parts") == _last_weights("whole")
 
 
 def test_resume_without_out_finds_the_unfinished_run(folder: Path) -> None:

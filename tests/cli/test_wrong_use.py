@@ -90,7 +90,38 @@ VALUES = [
     Wrong("train wine --schedule step:step_size=x", "1 or more, and whole; got 'x'"),
     Wrong("train wine --device gpu", "--device must be auto, cpu, cuda, mps or xpu"),
     Wrong("train wine --loss msee", "got 'msee'. Did you mean 'mse'?"),
+    Wrong("train wine --loss mse:delta=1", "loss 'mse' takes no arguments"),
+    Wrong("train wine --loss huber:delta=x", "delta of loss 'huber' must be a finite"),
     Wrong("train wine --loss-average sample", "Did you mean 'samples'?"),
+    Wrong(
+        "train wine --optimizer sgd:momentum=fast",
+        "momentum of optimizer 'sgd' must be a finite number; got 'fast'.",
+    ),
+    Wrong("train wine --optimizer adam:betas=0.9", "must be 2 finite numbers, such as"),
+    Wrong("train wine --optimizer sgd:nesterov=1", "must be true or false; got 1."),
+    Wrong("train wine --last-batch kep", "--last-batch must be one of drop, keep"),
+    Wrong("train wine --max-steps 0", "--max-steps must be a whole number from 1 on"),
+    Wrong("train wine --valid-every x", "--valid-every must be a whole number from 1"),
+    Wrong("train wine --checkpoint-every 0", "--checkpoint-every must be a whole"),
+    Wrong("train wine --accumulate 1.5", "--accumulate must be a whole number from 1"),
+    Wrong("train wine --micro-batch-size 0", "--micro-batch-size must be a whole"),
+    Wrong("train wine --clip-norm 0", "--clip-norm must be a finite number above 0"),
+    Wrong("train wine --clip-value inf", "--clip-value must be a finite number above"),
+    Wrong("train wine --precision bf61", "got 'bf61'. Did you mean 'bf16'?"),
+    Wrong("train wine --ema 1", "--ema must be between 0 and 1; got '1'."),
+    Wrong("train wine --early-stopping 0", "--early-stopping must be a whole number"),
+    Wrong("train wine --monitor accuracy", "Did you mean 'valid_accuracy'?"),
+    Wrong("train wine --metrics acc,f1", "an entry of --metrics must be one of"),
+    Wrong("train wine --train-metrics f1,recal", "Did you mean 'recall'?"),
+    Wrong("train wine --threads 0", "whole number from 1 on, 'auto' or 'torch'; got"),
+    Wrong("train wine --clip_norm 1", "Did you mean '--clip-norm'?"),
+    Wrong(
+        "train wine --overfit-one-batch --out r",
+        "--overfit-one-batch must come without --out: it keeps no run",
+    ),
+    Wrong("train wine --overfit-one-batch --resume", "must come without --resume"),
+    Wrong("train wine --overfit-one-batch --fresh", "must come without --fresh"),
+    Wrong("train wine --overfit-one-batch --epochs 3", "must come without --epochs"),
     Wrong("train wine --print 0", "--print must be epoch, batch or a whole number"),
     Wrong("train wine --print often", "got 'often'."),
     Wrong("train mnist --as-seed", "has the variant 'as-seed': wine; got 'mnist'."),
@@ -142,6 +173,24 @@ FOLDERS = [
         "train wine --resume --out done --epochs 3 --as-seed",
         "got 'as-seed', and the run in 'done' is of 'none'.",
     ),
+    Wrong(
+        "train wine --resume --out done --max-steps 18",
+        "--max-steps must be above 18, the steps that the run in 'done' has done;",
+    ),
+    Wrong(
+        "train wine --resume --out done --epochs 3 --threads 2",
+        "--threads must be left out with --resume; got 2.",
+    ),
+    Wrong(
+        "train wine --resume --out limited",
+        "must have steps left to train; the run in 'limited' has all its 18 done. "
+        "Add --max-steps with",
+    ),
+    Wrong(
+        "train wine --resume --out halfway --batch-size 8",
+        "--batch-size must stay 16 until the epoch is over; got 8.",
+    ),
+    Wrong("train wine --resume --out halfway --seed 5", "--seed must stay 0 until"),
     Wrong("train wine --resume --out early", "ended before its first. Start anew"),
     Wrong("train --resume --out unnamed", "RECIPE must be given to resume 'unnamed'"),
     Wrong("show nowhere", "run must be a folder that exists; got 'nowhere'.", 1),
@@ -170,9 +219,11 @@ CONFIGS = [
 ALL = COMMANDS + VALUES + FOLDERS + CONFIGS
 
 
-def _write_run(path: Path, **changes: Any) -> None:
+def _write_run(path: Path, *, is_halfway: bool = False, **changes: Any) -> None:
     config = {"format": 1, "recipe": "wine", "variant": None, "epochs": 2, "lr": 0.01}
     history = [{"epoch": n, "step": 9 * n, "train_loss": 1 / n} for n in (1, 2)]
+    if is_halfway:
+        history[-1]["partial"] = True
     run = Run(path=path, status="finished", config=config | changes, history=history)
     folder = RunFolder(path, resume=False)
     folder.start(run)
@@ -188,6 +239,10 @@ def _fill(folder: Path) -> None:
     (folder / "old.csv").write_text("sample\n")
     for name in ("done", "early", "noted", "torn"):
         _write_run(folder / name)
+    _write_run(folder / "limited", epochs=None, max_steps=18)
+    _write_run(folder / "halfway", is_halfway=True, batch_size=16, seed=0)
+    manifest = folder / "halfway" / "checkpoints" / "step-00000018" / "manifest.json"
+    manifest.write_text('{"feed": {"delivered": 3}}')
     _write_run(folder / "moved", recipe="gone.py:recipe")
     _write_run(folder / "unnamed", recipe=None)
     (folder / "noted" / "notes.txt").touch()

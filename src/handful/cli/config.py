@@ -10,7 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    create_model,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -21,7 +27,6 @@ from handful.cli.settings import (
     check_device,
     check_loss,
     check_loss_average,
-    check_metrics,
     check_optimizer,
     check_schedule,
 )
@@ -33,6 +38,8 @@ from handful.train.choices import (
     check_lr,
     check_seed,
 )
+from handful.train.options import OPTIONS, Option, check_metrics
+from handful.train.recipe import check_last_batch
 
 CONFIG_FORMAT = 1
 """Version of the format that this module reads."""
@@ -86,8 +93,14 @@ def _choice(check: Callable[[Any], Choice]) -> BeforeValidator:
     return BeforeValidator(run)
 
 
-class ConfigFile(BaseModel):
-    """The keys of a configuration file; null, or no key, leaves it to the recipe."""
+def _option(name: str, option: Option) -> BeforeValidator:
+    if option.is_number:
+        return _number(option.check, name, option.word)
+    return _named(option.check, name)
+
+
+class _RecipeKeys(BaseModel):
+    """The keys of what a recipe has fields for, and of where and how it is trained."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -98,16 +111,28 @@ class ConfigFile(BaseModel):
     batch_size: Annotated[
         int | str | None, _number(check_batch_size, "batch_size", "full")
     ] = None
+    last_batch: Annotated[str | None, _named(check_last_batch, "last_batch")] = None
     lr: Annotated[float | None, _number(check_lr, "lr")] = None
     optimizer: Annotated[Choice | None, _choice(check_optimizer)] = None
     schedule: Annotated[Choice | None, _choice(check_schedule)] = None
     seed: Annotated[int | None, _number(check_seed, "seed")] = None
     device: Annotated[str | None, _named(check_device, "device")] = None
-    loss: Annotated[str | None, _named(check_loss, "loss")] = None
+    loss: Annotated[Choice | None, _choice(check_loss)] = None
     metrics: Annotated[tuple[str, ...] | None, _named(check_metrics, "metrics")] = None
     loss_average: Annotated[str | None, _named(check_loss_average, "loss_average")] = (
         None
     )
+
+
+_OPTIONS = {name: option for name, option in OPTIONS.items() if not option.is_code}
+_OPTION_KEYS: dict[str, Any] = {
+    name: (Annotated[Any, _option(name, option)], None)
+    for name, option in _OPTIONS.items()
+}
+
+ConfigFile = create_model("ConfigFile", __base__=_RecipeKeys, **_OPTION_KEYS)
+"""The keys of a configuration file; null, or no key, leaves it to the recipe, but for
+``num_threads``, where null is torch's own number."""
 
 
 def read_config(path: Path) -> Settings:
@@ -133,9 +158,15 @@ def read_config(path: Path) -> Settings:
         config = ConfigFile.model_validate(data)
     except ValidationError as error:
         raise _describe(path, lines, error) from None
-    found = {name: getattr(config, name) for name in ConfigFile.model_fields}
-    del found["format"]
-    return Settings(**found)
+    own = {name: getattr(config, name) for name in _RecipeKeys.model_fields}
+    del own["format"]
+    said = {name: getattr(config, name) for name in data if name in _OPTIONS}
+    options = {
+        name: value
+        for name, value in said.items()
+        if value is not None or _OPTIONS[name].has_null
+    }
+    return Settings(**own, options=options)
 
 
 def _read_text(path: Path) -> str:

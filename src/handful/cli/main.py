@@ -11,11 +11,15 @@ from typing import Annotated, Any
 import typer
 
 import handful
+from handful.cli.compare import compare
+from handful.cli.export import export
+from handful.cli.help import GroupedCommand
 from handful.cli.listing import list_recipes, show_environment
 from handful.cli.look import look
 from handful.cli.measure import evaluate, predict
 from handful.cli.messages import describe_error, exit_code, print_error
 from handful.cli.show import show
+from handful.cli.study import study
 from handful.cli.train import train
 
 app = typer.Typer(
@@ -25,12 +29,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("train")(train)
+app.command("train", cls=GroupedCommand)(train)
+app.command("compare")(compare)
+app.command("study")(study)
 app.command("recipes")(list_recipes)
 app.command("look")(look)
 app.command("show")(show)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("export")(export)
 app.command("env")(show_environment)
 
 

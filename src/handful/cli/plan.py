@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handful.cli.settings import Settings, check_recipe_and_variant, settings_differ
-from handful.errors import ArgumentError
+from handful.cli.train_flags import spell_flag
+from handful.errors import ArgumentError, RunError
 
 if TYPE_CHECKING:
     from handful.runs.run import Run
@@ -194,10 +195,12 @@ def _plan_resume(given: Settings, out: Path | None) -> Plan:
         )
     settings = stored.updated_by(given)
     name = check_recipe_and_variant(settings)
-    _check_epochs_left(path, run, given.epochs, settings.epochs)
+    newest = _newest_step(path)
+    _check_left(path, _count_epochs_done(run, newest), newest, given, settings)
     changes = settings_differ(run.config, given)
-    for free in ("recipe", "epochs"):
+    for free in ("recipe", "epochs", "max_steps"):
         changes.pop(free, None)
+    _check_can_change(path, newest, changes)
     return Plan(
         recipe=name, settings=settings, run_dir=path, resume=True, changes=changes
     )
@@ -234,26 +237,85 @@ def _check_has_checkpoint(path: Path) -> None:
         )
 
 
-def _check_epochs_left(
-    path: Path, run: Run, given: int | None, epochs: int | None
+def _check_left(
+    path: Path, epochs: int, steps: int, given: Settings, settings: Settings
 ) -> None:
-    done = _count_epochs_done(path, run)
-    if not done or epochs is None or epochs > done:
-        return
-    if given is None:
+    """Check that a run has something left to train.
+
+    Args:
+        path: Its folder.
+        epochs: Epochs done.
+        steps: Steps done.
+        given: What was said now.
+        settings: What counts.
+    """
+    limits = {
+        "epochs": (epochs, settings.epochs, given.epochs),
+        "max_steps": (
+            steps,
+            settings.options.get("max_steps"),
+            given.options.get("max_steps"),
+        ),
+    }
+    for name, (done, limit, said) in limits.items():
+        if not done or limit is None or limit > done:
+            continue
+        flag, what = spell_flag(name), name.removeprefix("max_")
+        if said is not None:
+            raise ArgumentError(
+                f"{flag} must be above {done}, the {what} that the run in "
+                f"{str(path)!r} has done; got {said}."
+            )
         raise ArgumentError(
-            f"--resume must have epochs left to train; the run in {str(path)!r} has "
-            f"all its {done} done. Add --epochs with a number above {done}."
+            f"--resume must have {what} left to train; the run in {str(path)!r} has "
+            f"all its {done} done. Add {flag} with a number above {done}."
         )
-    raise ArgumentError(
-        f"--epochs must be above {done}, the epochs that the run in {str(path)!r} has "
-        f"done; got {given}."
-    )
 
 
-def _count_epochs_done(path: Path, run: Run) -> int:
-    """Return how many epochs the newest checkpoint has; history may be one ahead."""
+def _newest_step(path: Path) -> int:
+    """Return the step of a run's newest checkpoint, 0 without one."""
     names = (entry.name for entry in (path / "checkpoints").glob("step-*"))
-    newest = max((int(n[5:]) for n in names if n[5:].isdigit()), default=0)
-    kept = (record for record in run.history if record.get("step", 0) <= newest)
+    return max((int(n[5:]) for n in names if n[5:].isdigit()), default=0)
+
+
+def _count_epochs_done(run: Run, newest: int) -> int:
+    """Return how many epochs the newest checkpoint has; history may be one ahead."""
+    whole = (record for record in run.history if not record.get("partial"))
+    kept = (record for record in whole if record.get("step", 0) <= newest)
     return max((int(record.get("epoch", 0)) for record in kept), default=0)
+
+
+def _check_can_change(
+    path: Path, newest: int, changes: dict[str, tuple[Any, Any]]
+) -> None:
+    """Refuse changes that a resumed run could not follow.
+
+    Raises:
+        ArgumentError: What decides the last bits changes; or, where the run goes on
+            in mid-epoch, what decides the batches.
+    """
+    for name in ("num_threads", "memory_format"):
+        if name in changes:
+            before, now = changes[name]
+            raise ArgumentError(
+                f"{spell_flag(name)} must be left out with --resume; got {now}. A run "
+                f"goes on with what it began with, {before}: it decides the last bits."
+            )
+    wrong = [name for name in ("batch_size", "seed", "last_batch") if name in changes]
+    if wrong and _is_in_mid_epoch(path / "checkpoints" / f"step-{newest:08d}"):
+        before, now = changes[wrong[0]]
+        raise ArgumentError(
+            f"{spell_flag(wrong[0])} must stay {before} until the epoch is over; got "
+            f"{now}. The run in {str(path)!r} stopped inside an epoch, and other "
+            "batches would repeat samples or leave some out."
+        )
+
+
+def _is_in_mid_epoch(checkpoint: Path) -> bool:
+    from handful.runs.files import read_json
+
+    try:
+        feed = read_json(checkpoint / "manifest.json").get("feed", {})
+    except (RunError, AttributeError):  # The training says what is wrong with it.
+        return False
+    return bool(feed.get("delivered"))

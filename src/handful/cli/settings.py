@@ -8,19 +8,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from handful.cli.argument_values import check_argument_values
 from handful.errors import ArgumentError, unknown_choice
 from handful.recipes.registry import AS_SEED, RECIPES, check_recipe_name
 from handful.train.choices import (
-    LOSSES,
-    METRICS,
     Choice,
     ChoiceLike,
+    parse_loss,
     parse_optimizer,
     parse_schedule,
 )
+from handful.train.options import OPTIONS
 from handful.train.recipe import Recipe
 from handful.train.schedules import make_schedule
 
@@ -36,39 +37,64 @@ _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
 class Settings:
     """What a training is told beside its recipe's own code.
 
-    Attributes are None where the recipe decides, or where nothing was said.
+    Attributes are None where the recipe decides, or where nothing was said; so are
+    options that are missing. Two pairs belong together, so that whoever gives one of a
+    pair decides both: ``epochs`` and ``max_steps``, which limit a run, and ``monitor``
+    and ``monitor_mode``.
     """
 
     recipe: str | None = None
     variant: str | None = None
     epochs: int | None = None
     batch_size: int | str | None = None
+    last_batch: str | None = None
     lr: float | None = None
     optimizer: Choice | None = None
     schedule: Choice | None = None
     seed: int | None = None
     device: str | None = None
-    loss: str | None = None
+    loss: Choice | None = None
     metrics: tuple[str, ...] | None = None
     loss_average: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def says_length(self) -> bool:
+        """Whether these say how long a run is."""
+        return self.epochs is not None or "max_steps" in self.options
 
     def updated_by(self, other: Settings) -> Settings:
         """Return a copy in which the values that ``other`` has replace these."""
-        given = {f.name: getattr(other, f.name) for f in fields(other)}
-        return replace(self, **{k: v for k, v in given.items() if v is not None})
+        given = _given(other)
+        if other.says_length:
+            given["epochs"] = other.epochs
+        return replace(self, **given, options=other.options_over(self.options))
+
+    def options_over(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options, those that these settings have before others."""
+        kept = dict(options)
+        if self.says_length:
+            kept.pop("max_steps", None)
+        if "monitor" in self.options:
+            kept.pop("monitor_mode", None)
+        return {**kept, **self.options}
 
     def apply_to(self, recipe: Recipe) -> Recipe:
         """Return the recipe's variant that is asked for, with these settings."""
         chosen = recipe.variant(self.variant) if self.variant else recipe
-        return chosen.override(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            optimizer=self.optimizer,
-            schedule=self.schedule,
-            loss=self.loss,
-            metrics=self.metrics,
-        )
+        given = _given(self)
+        for free in ("recipe", "variant", "seed", "device", "loss_average"):
+            given.pop(free, None)
+        if self.says_length:
+            given["epochs"] = self.epochs
+        return replace(chosen, **given, options=self.options_over(chosen.options))
+
+
+def _given(settings: Settings) -> dict[str, Any]:
+    """Return what settings say, the options aside."""
+    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    del values["options"]
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def check_device(value: object, *, name: str = "device") -> str:
@@ -85,29 +111,13 @@ def check_device(value: object, *, name: str = "device") -> str:
     return value
 
 
-def check_loss(value: object, *, name: str = "loss") -> str:
-    """Return the name of a loss.
+def check_loss(value: ChoiceLike) -> Choice:
+    """Return a loss whose name, arguments and their kinds are known.
 
     Raises:
-        ArgumentError: There is none of that name.
+        ArgumentError: One of them is not.
     """
-    if not isinstance(value, str) or value not in LOSSES:
-        raise unknown_choice(name, value, LOSSES)
-    return value
-
-
-def check_metrics(value: object, *, name: str = "metrics") -> tuple[str, ...]:
-    """Return names of metrics.
-
-    Raises:
-        ArgumentError: The value is no list, or there is no metric of such a name.
-    """
-    if not isinstance(value, list | tuple):
-        raise ArgumentError(f"{name} must be a list of names; got {value!r}.")
-    for metric in value:
-        if metric not in METRICS:
-            raise unknown_choice(f"an entry of {name}", metric, METRICS)
-    return tuple(value)
+    return check_argument_values("loss", parse_loss(value))
 
 
 def check_loss_average(value: object, *, name: str = "loss_average") -> str:
@@ -133,12 +143,12 @@ def check_schedule(value: ChoiceLike) -> Choice:
 
 
 def check_optimizer(value: ChoiceLike) -> Choice:
-    """Return an optimiser whose name and names of arguments are known.
+    """Return an optimiser whose name, arguments and their kinds are known.
 
     Raises:
         ArgumentError: One of them is not.
     """
-    return parse_optimizer(value)
+    return check_argument_values("optimizer", parse_optimizer(value))
 
 
 def check_recipe_and_variant(settings: Settings) -> str:
@@ -179,26 +189,31 @@ def settings_differ(
         new: Settings; its values that are None differ from nothing.
 
     Returns:
-        Name -> (value in the run, new value), in the order of `Settings`.
+        Name -> (value in the run, new value), in the order of `Settings`, the options
+        last.
     """
-    before = asdict(Settings()) | {k: v for k, v in old.items() if v is not None}
     differences = {}
-    for field in fields(new):
-        value = getattr(new, field.name)
-        if value is not None and not _same(field.name, before[field.name], value):
-            differences[field.name] = (before[field.name], value)
+    for name, value in (_given(new) | dict(new.options)).items():
+        before = old.get(name)
+        if not _same(name, before, value):
+            differences[name] = (before, value)
     return differences
 
 
 def _same(name: str, old: Any, new: Any) -> bool:
     if name == "schedule":
         return bool(make_schedule(old) == make_schedule(new))
-    if name == "optimizer":
-        return old is not None and parse_optimizer(old) == parse_optimizer(new)
     if name == "device" and new == "auto":
         return True
+    if old is None:
+        return new is None
+    if name in ("optimizer", "loss"):
+        parse = parse_optimizer if name == "optimizer" else parse_loss
+        return bool(parse(old) == new)
     if name == "metrics":
-        return tuple(old or ()) == tuple(new)
+        return tuple(old) == tuple(new)
+    if name in OPTIONS:
+        return bool(OPTIONS[name].check(old, name=name) == new)
     return bool(old == new)
 
 

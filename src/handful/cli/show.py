@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from handful.cli.options import RunArgument
-from handful.cli.tables import format_figure, format_record, format_table
+from handful.cli.tables import (
+    describe_place,
+    format_figure,
+    format_record,
+    format_table,
+)
+from handful.train.stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from handful.runs.run import Run
 
 _FIRST_ROWS = 5
 _LAST_ROWS = 10
+_NOTES = ("note", "stopped early", "failed", "damaged checkpoint", "identity changed")
+"""Kinds of events that are worth a line."""
 
 
 def show(
@@ -46,6 +54,10 @@ def describe_value(value: Any) -> str:
     if isinstance(value, Mapping) and "name" in value:
         given = [f"{k}={v}" for k, v in value.items() if k != "name" and v is not None]
         return str(value["name"]) + (":" + ",".join(given) if given else "")
+    if isinstance(value, EarlyStopping):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}={describe_value(v)}" for k, v in value.items()) or "-"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "-"
     return str(value)
@@ -54,14 +66,17 @@ def describe_value(value: Any) -> str:
 def format_history(run: Run, *, whole: bool) -> str:
     """Return a run's epochs as a table, the best one marked with ``*``.
 
+    Validations inside an epoch have a row as well, their epoch in brackets.
+
     Args:
         run: The run.
         whole: Whether a long table keeps its middle.
     """
     names = list(dict.fromkeys(name for record in run.history for name in record))
+    names = [name for name in names if name != "partial"]
     best = run.best
     rows = [
-        [format_figure(name, record.get(name)) for name in names]
+        [_format_cell(name, record) for name in names]
         + ["*" if best is not None and record is best else ""]
         for record in run.history
     ]
@@ -71,8 +86,33 @@ def format_history(run: Run, *, whole: bool) -> str:
         rows = [*rows[:_FIRST_ROWS], gap, *rows[-_LAST_ROWS:]]
     table = format_table([*names, ""], rows)
     if not whole and left_out > 1:
-        table += f"\n({left_out} epochs left out; --all prints them)"
+        table += f"\n({left_out} {_rows_of(run)} left out; --all prints them)"
     return table
+
+
+def describe_notes(run: Run) -> list[str]:
+    """Return a line for each event of a run that its user should know of."""
+    lines = [
+        "note    " + _describe_event(event)
+        for event in run.events
+        if event.get("kind") in _NOTES
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def _describe_event(event: Mapping[str, Any]) -> str:
+    kind, message = event["kind"], event.get("message", "")
+    return str(message) if kind == "note" else f"{kind}: {message}"
+
+
+def _rows_of(run: Run) -> str:
+    has_partial = any(record.get("partial") for record in run.history)
+    return "rows" if has_partial else "epochs"
+
+
+def _format_cell(name: str, record: Mapping[str, Any]) -> str:
+    text = format_figure(name, record.get(name))
+    return f"({text})" if name == "epoch" and record.get("partial") else text
 
 
 def _describe_run(run: Run, path: Path, *, whole: bool) -> list[str]:
@@ -87,7 +127,8 @@ def _describe_run(run: Run, path: Path, *, whole: bool) -> list[str]:
     if run.history:
         blocks += ["epochs", _indent(format_history(run, whole=whole)), ""]
     if run.best is not None:
-        blocks += [f"best    epoch {run.best['epoch']}: {format_record(run.best)}"]
+        blocks += [f"best    {describe_place(run.best)}: {format_record(run.best)}"]
+    blocks += describe_notes(run)
     if run.events:
         blocks += [f"events  {len(run.events)}, in {path / 'events.jsonl'}"]
     files = sorted(entry for entry in path.iterdir() if entry.suffix != ".lock")
@@ -96,9 +137,14 @@ def _describe_run(run: Run, path: Path, *, whole: bool) -> list[str]:
 
 
 def _describe_status(run: Run) -> str:
-    epochs = run.config.get("epochs")
-    done = f"{len(run.history)} of {epochs}" if epochs else str(len(run.history))
-    return f"{run.status}, {done} epochs, {len(run.steps)} steps, {run.seconds:.2f} s"
+    epochs, max_steps = run.config.get("epochs"), run.config.get("max_steps")
+    done = sum(not record.get("partial") for record in run.history)
+    of_epochs = f" of {epochs}" if epochs else ""
+    of_steps = f" of {max_steps}" if max_steps else ""
+    return (
+        f"{run.status}, {done}{of_epochs} epochs, {len(run.steps)}{of_steps} steps, "
+        f"{run.seconds:.2f} s"
+    )
 
 
 def _indent(text: str) -> str:

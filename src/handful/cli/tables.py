@@ -49,3 +49,10 @@ def format_record(record: Mapping[str, Any]) -> str:
     """Return the losses and metrics of a history record: ``train_loss 0.1234, …``."""
     names = [name for name in record if name.startswith(("train_", "valid_"))]
     return ", ".join(f"{name} {format_figure(name, record[name])}" for name in names)
+
+
+def describe_place(record: Mapping[str, Any]) -> str:
+    """Return where a history record stands: ``epoch 2``, inside one with its step."""
+    if record.get("partial"):
+        return f"step {record['step']}, in epoch {record['epoch']}"
+    return f"epoch {record['epoch']}"

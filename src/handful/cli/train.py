@@ -7,13 +7,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from handful.cli import train_flags as flags
 from handful.cli.messages import print_error, program_name
-from handful.cli.options import complete_recipe
+from handful.cli.overfit import check_alone, show_overfit
 from handful.cli.plan import RUNS, Plan, has_checkpoint, plan_training, replaced_run
 from handful.cli.settings import (
     AS_SEED_VARIANT,
@@ -25,135 +27,105 @@ from handful.cli.settings import (
     check_schedule,
     normalize_recipe,
 )
-from handful.cli.show import describe_value
-from handful.cli.tables import format_record
+from handful.cli.show import describe_notes, describe_value
+from handful.cli.tables import describe_place, format_record
 from handful.errors import ArgumentError
 from handful.train.choices import check_batch_size, check_epochs, check_lr, check_seed
+from handful.train.options import check_metrics
+from handful.train.recipe import check_last_batch
 
 if TYPE_CHECKING:
     from handful.runs.run import Run
     from handful.train.recipe import Recipe
+    from handful.train.summary import ModelSummary
 
 T = TypeVar("T")
 
 
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A name that `handful recipes` lists, or file.py:name.",
-            autocompletion=complete_recipe,
-            show_default=False,
-        ),
-    ] = None,
-    epochs: Annotated[
-        str | None, typer.Option(metavar="N", help="Passes over the training data.")
-    ] = None,
-    batch_size: Annotated[
-        str | None, typer.Option(metavar="N|full", help="Samples a step.")
-    ] = None,
-    lr: Annotated[
-        str | None, typer.Option(metavar="X", help="Learning rate at the start.")
-    ] = None,
-    optimizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[:k=v[,...]]", help="Such as adam or sgd:momentum=0.9."
-        ),
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[:k=v[,...]]",
-            help="Learning rate over the epochs: constant, step:step_size=10, "
-            "exponential, cosine or plateau.",
-        ),
-    ] = None,
-    seed: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="Decides weights, order and splits. [0]"),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps [auto]"),
-    ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="cross_entropy, mse, mae, huber or bce_with_logits."
-        ),
-    ] = None,
-    loss_average: Annotated[
-        str | None,
-        typer.Option(
-            metavar="samples|batches",
-            help="What counts the same in an epoch's loss. [samples]",
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Settings in YAML, such as a run's config.yaml; flags come first.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="The run's folder. [runs/RECIPE-DATE-TIME-ID]"
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the run in --out, or with the newest unfinished one.",
-        ),
-    ] = False,
-    fresh: Annotated[
-        bool,
-        typer.Option("--fresh", help="Start anew in --out; the run there is deleted."),
-    ] = False,
-    print_every: Annotated[
-        str | None,
-        typer.Option(
-            "--print",
-            metavar="epoch|batch|N",
-            help="Print each epoch, each batch, or every N-th batch too. [epoch]",
-        ),
-    ] = None,
-    as_seed: Annotated[
-        bool,
-        typer.Option(
-            "--as-seed",
-            help="The recipe as the lesson's plain program, with its lines.",
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option("--quiet", "-q", help="Print nothing but the run's folder."),
-    ] = False,
+    recipe: flags.RecipeArgument = None,
+    epochs: flags.Epochs = None,
+    max_steps: flags.MaxSteps = None,
+    early_stopping: flags.EarlyStopping = None,
+    batch_size: flags.BatchSize = None,
+    last_batch: flags.LastBatch = None,
+    accumulate: flags.Accumulate = None,
+    micro_batch_size: flags.MicroBatchSize = None,
+    loss: flags.Loss = None,
+    optimizer: flags.Optimizer = None,
+    lr: flags.Lr = None,
+    schedule: flags.Schedule = None,
+    no_decay: flags.NoDecay = False,
+    clip_norm: flags.ClipNorm = None,
+    clip_value: flags.ClipValue = None,
+    ema: flags.Ema = None,
+    metrics: flags.Metrics = None,
+    train_metrics: flags.TrainMetrics = None,
+    monitor: flags.Monitor = None,
+    valid_every: flags.ValidEvery = None,
+    loss_average: flags.LossAverage = None,
+    log_norms: flags.LogNorms = False,
+    seed: flags.Seed = None,
+    device: flags.Device = None,
+    precision: flags.Precision = None,
+    threads: flags.Threads = None,
+    config: flags.Config = None,
+    out: flags.Out = None,
+    resume: flags.Resume = False,
+    fresh: flags.Fresh = False,
+    checkpoint_every: flags.CheckpointEvery = None,
+    as_seed: flags.AsSeed = False,
+    overfit_one_batch: flags.OverfitOneBatch = False,
+    print_every: flags.PrintEvery = None,
+    summary: flags.Summary = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Train a recipe; keep the run in a folder.
 
     A setting comes from its flag, else from --config, else from the recipe.
     """
     every = _check_print(print_every)
-    flags = Settings(
+    options = flags.read_options(
+        {
+            "max_steps": max_steps,
+            "valid_every": valid_every,
+            "checkpoint_every": checkpoint_every,
+            "decay_biases_and_norms": False if no_decay else None,
+            "train_metrics": train_metrics,
+            "monitor": monitor,
+            "early_stopping": early_stopping,
+            "accumulate": accumulate,
+            "micro_batch_size": micro_batch_size,
+            "clip_norm": clip_norm,
+            "clip_value": clip_value,
+            "log_norms": log_norms or None,
+            "precision": precision,
+            "ema": ema,
+            "num_threads": threads,
+        }
+    )
+    given = Settings(
         recipe=_given(recipe, normalize_recipe),
         variant=AS_SEED_VARIANT if as_seed else None,
         epochs=_given(epochs, check_epochs, "--epochs"),
         batch_size=_given(batch_size, check_batch_size, "--batch-size"),
+        last_batch=_given(last_batch, check_last_batch, "--last-batch"),
         lr=_given(lr, check_lr, "--lr"),
         optimizer=_given(optimizer, check_optimizer),
         schedule=_given(schedule, check_schedule),
         seed=_given(seed, check_seed, "--seed"),
         device=_given(device, check_device, "--device"),
-        loss=_given(loss, check_loss, "--loss"),
+        loss=_given(loss, check_loss),
+        metrics=_given(metrics, _check_metrics),
         loss_average=_given(loss_average, check_loss_average, "--loss-average"),
+        options=options,
     )
-    plan = plan_training(flags, config=config, out=out, resume=resume, fresh=fresh)
+    if overfit_one_batch:
+        check_alone(epochs=epochs, out=out, resume=resume, fresh=fresh)
+    plan = plan_training(given, config=config, out=out, resume=resume, fresh=fresh)
+    if overfit_one_batch:
+        show_overfit(plan, summary=summary, quiet=quiet, max_steps=max_steps)
+        return
     if every is None:
         every = "batch" if plan.settings.variant == AS_SEED_VARIANT else "epoch"
     if plan.resume and not quiet:
@@ -161,7 +133,16 @@ def train(
     for name, (before, now) in plan.changes.items():
         shown = f"{describe_value(before)} -> {describe_value(now)}"
         typer.echo(f"changed: {name} {shown}", err=quiet)
-    _carry_out(plan, every=every, quiet=quiet)
+    _carry_out(plan, _Showing(every=every, summary=summary, quiet=quiet))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Showing:
+    """What is printed."""
+
+    every: str
+    summary: bool
+    quiet: bool
 
 
 def _given(value: str | None, check: Callable[..., T], name: str = "") -> T | None:
@@ -181,7 +162,12 @@ def _check_print(value: str | None) -> str | None:
     return value
 
 
-def _carry_out(plan: Plan, *, every: str, quiet: bool) -> None:
+def _check_metrics(text: str) -> tuple[str, ...]:
+    names: tuple[str, ...] = check_metrics(flags.split_names(text), name="--metrics")
+    return names
+
+
+def _carry_out(plan: Plan, showing: _Showing) -> None:
     """Import torch, train, and say how it went."""
     run_dir = plan.run_dir
     try:
@@ -192,48 +178,58 @@ def _carry_out(plan: Plan, *, every: str, quiet: bool) -> None:
         if run_dir is None:
             run_dir = new_run_dir(RUNS, recipe.name)
         replacing = replaced_run(run_dir) if plan.replaces else nullcontext()
-        with _ended_by_sigterm(), replacing:
-            run = _run(plan, recipe, run_dir, every="off" if quiet else every)
-    except (KeyboardInterrupt, _Terminated) as stop:
+        with ended_by_sigterm(), replacing:
+            run = _run(plan, recipe, run_dir, showing)
+        if run.status == "stopped":
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
         _explain_interrupt(plan, run_dir)
-        signum = signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT
-        raise typer.Exit(128 + signum) from None
-    if quiet:
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except SystemExit as stop:
+        if stop.code != _TERMINATED:
+            raise
+        _explain_interrupt(plan, run_dir)
+        raise typer.Exit(_TERMINATED) from None
+    if showing.quiet:
         typer.echo(run_dir)
     else:
         _report(run, run_dir)
 
 
-class _Terminated(SystemExit):
-    """SIGTERM came."""
+_TERMINATED = 128 + signal.SIGTERM
+
+
+class _Terminate:
+    """Ends the program on SIGTERM; a training may take the signal over meanwhile."""
+
+    gives_way = True
+
+    def __call__(self, signum: int, _: object) -> None:
+        raise SystemExit(128 + signum)
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the training as Ctrl-C does, so that its run is put in order."""
-
-    def stop(signum: int, _: object) -> None:
-        raise _Terminated(128 + signum)
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, _Terminate())
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(plan: Plan, recipe: Recipe, run_dir: Path, *, every: str) -> Run:
+def _run(plan: Plan, recipe: Recipe, run_dir: Path, showing: _Showing) -> Run:
     from handful.report.curves import draw_curves
     from handful.train.progress import make_progress
     from handful.train.run_recipe import run_recipe
 
     settings = plan.settings
     progress = make_progress(
-        "off" if every == "off" else "auto",
-        every="epoch" if every == "off" else every,
+        "off" if showing.quiet else "auto",
+        every="epoch" if showing.quiet else showing.every,
         batch_line=recipe.batch_line,
         epoch_line=recipe.epoch_line,
     )
@@ -246,20 +242,37 @@ def _run(plan: Plan, recipe: Recipe, run_dir: Path, *, every: str) -> Run:
         loss_average=settings.loss_average or "samples",
         callbacks=(progress,),
         settings={"recipe": plan.recipe, "variant": settings.variant},
+        on_summary=_choose_summary(plan, recipe, showing),
     )
-    draw_curves(run, run_dir / "curves.png")
+    if run.status != "stopped":
+        draw_curves(run, run_dir / "curves.png")
     return run
+
+
+def _choose_summary(
+    plan: Plan, recipe: Recipe, showing: _Showing
+) -> Callable[[ModelSummary], None] | None:
+    """Return what prints the model's summary, None where none is wanted."""
+    from handful.train.recipe_summary import describe_summary
+
+    if showing.summary:
+        return lambda summary: typer.echo(f"{summary}\n")
+    # A recipe with lines of its own prints those alone.
+    is_own = recipe.batch_line is not None or recipe.epoch_line is not None
+    if plan.resume or showing.quiet or is_own:
+        return None
+    return lambda summary: typer.echo(f"model   {describe_summary(summary)}")
 
 
 def _report(run: Run, run_dir: Path) -> None:
     folder = shlex.quote(str(run_dir))
-    lines = [f"run     {run_dir}"]
+    lines = [*describe_notes(run), f"run     {run_dir}"]
     if run.best is not None:
-        epochs = f"epoch {run.best['epoch']} of {len(run.history)}"
-        lines.append(f"best    {epochs}")
+        epochs = max(int(record["epoch"]) for record in run.history)
+        lines.append(f"best    {describe_place(run.best)} of {epochs}")
         lines.append(f"        {format_record(run.best)}")
     lines.append(f"curves  {run_dir / 'curves.png'}")
-    split = "" if run.monitor == "valid_loss" else " --split train"
+    split = "" if run.monitor.startswith("valid_") else " --split train"
     program = program_name()
     lines.append(f"next    {program} show {folder}")
     lines.append(f"        {program} evaluate {folder}{split}")

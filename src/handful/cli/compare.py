@@ -1,0 +1,263 @@
+"""``handful compare``: a grid of settings over seeds, checked before torch is there."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from handful.cli.messages import print_error, program_name
+from handful.cli.options import complete_recipe
+from handful.cli.settings import (
+    check_loss,
+    check_optimizer,
+    check_schedule,
+    normalize_recipe,
+)
+from handful.cli.tables import format_figure, format_table
+from handful.cli.train import ended_by_sigterm as ended_by_sigterm
+from handful.errors import ArgumentError
+from handful.recipes.registry import check_recipe_name
+from handful.runs.study_row import format_setting
+from handful.studies.axes import check_axis, check_vary, split_vary
+from handful.studies.budget import parse_budget, parse_target
+from handful.train.choices import check_count, check_epochs, check_seed
+
+if TYPE_CHECKING:
+    from handful.runs.study import Study
+    from handful.runs.study_table import Cell, Summary
+
+STUDIES = Path("studies")
+"""Where studies lie unless ``--out`` says otherwise."""
+
+_CHOICES = {
+    "optimizer": check_optimizer,
+    "schedule": check_schedule,
+    "loss": check_loss,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What is asked for, checked as far as that goes without torch."""
+
+    recipe: str
+    vary: dict[str, list[Any]]
+    arguments: dict[str, Any]
+    typed: list[str]
+
+
+def compare(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A name that `handful recipes` lists, or file.py:name.",
+            autocompletion=complete_recipe,
+        ),
+    ],
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=A,B,...",
+            help="Values of a setting, such as batch-size=1,10,full. Repeatable.",
+        ),
+    ],
+    seeds: Annotated[
+        str,
+        typer.Option(metavar="N|A,B,...", help="How many seeds, or which. [3]"),
+    ] = "3",
+    epochs: Annotated[
+        str | None, typer.Option(metavar="N", help="Epochs of each trial.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AMOUNT",
+            help="What each trial may use: 20epochs, 5000steps, 1e6samples, 60s.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help='What is to be reached, such as "valid_loss<=0.3".'
+        ),
+    ] = None,
+    stop_at_target: Annotated[
+        bool, typer.Option("--stop-at-target", help="End a trial at the target.")
+    ] = False,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Processes that train at the same time."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The study's folder; one with the same arguments goes on. "
+            "[studies/RECIPE-DATE-TIME-ID]",
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Print nothing but the study's folder."),
+    ] = False,
+) -> None:
+    """Train a recipe with every combination of settings, over several seeds."""
+    name = normalize_recipe(recipe)
+    check_recipe_name(name)
+    typed = {
+        "--seeds": seeds,
+        "--epochs": epochs,
+        "--budget": budget,
+        "--target": target,
+        "--workers": workers,
+    }
+    words = [word for text in vary for word in ("--vary", text)]
+    words += [w for flag, text in typed.items() if text for w in (flag, text)]
+    request = _Request(
+        recipe=name,
+        vary=_check_vary(vary),
+        arguments={
+            "seeds": _check_seeds(seeds),
+            "epochs": _given(epochs, check_epochs, "--epochs"),
+            "budget": _given(budget, parse_budget, "--budget") and budget,
+            "target": _given(target, parse_target, "--target") and target,
+            "stop_at_target": stop_at_target,
+            "workers": _given(workers, check_count, "--workers"),
+        },
+        typed=[*words, *(["--stop-at-target"] if stop_at_target else [])],
+    )
+    _carry_out(request, out, quiet=quiet)
+
+
+def _given(value: str | None, check: Callable[..., Any], name: str) -> Any:
+    return None if value is None else check(value, name=name)
+
+
+def _check_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
+    vary: dict[str, list[Any]] = {}
+    for text in texts:
+        given, values = split_vary(text)
+        name = check_axis(given)
+        if name in vary:
+            raise ArgumentError(
+                f"--vary must name {name} once; got it twice. "
+                "Put all of its values into one."
+            )
+        for value in values if name in _CHOICES else ():
+            _CHOICES[name](value)
+        vary[name] = list(values)
+    return check_vary(vary)
+
+
+def _check_seeds(text: str) -> int | list[int]:
+    if "," not in text:
+        return check_count(text, name="--seeds")
+    seeds = [check_seed(part.strip(), name="--seeds") for part in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise ArgumentError(f"--seeds must be seeds that differ; got {text!r}.")
+    return seeds
+
+
+def _carry_out(request: _Request, out: Path | None, *, quiet: bool) -> None:
+    """Import torch, compare, and say what came of it."""
+    try:
+        from handful.recipes.registry import load_recipe
+        from handful.runs.folder import new_run_dir
+        from handful.studies.compare import compare as run_study
+
+        recipe = load_recipe(request.recipe)
+        if out is None:
+            out = new_run_dir(STUDIES, recipe.name)
+        with ended_by_sigterm():
+            study = run_study(
+                recipe,
+                request.vary,
+                **request.arguments,
+                out=out,
+                progress="off" if quiet else "auto",
+            )
+    except KeyboardInterrupt:
+        _explain_interrupt(request, out)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except SystemExit as stop:
+        if stop.code != 128 + signal.SIGTERM:
+            raise
+        _explain_interrupt(request, out)
+        raise typer.Exit(128 + signal.SIGTERM) from None
+    _report(study, quiet=quiet)
+    if all(row.status == "failed" for row in study.rows):
+        raise typer.Exit(1)
+
+
+def _report(study: Study, *, quiet: bool) -> None:
+    """Print the table and where all lies; figures of the study belong here too."""
+    if quiet:
+        typer.echo(study.path)
+        return
+    typer.echo(f"\n{describe_study(study)}\n")
+    for line in _describe_failures(study):
+        typer.echo(line)
+    typer.echo(f"study   {study.path}")
+
+
+def describe_study(study: Study) -> str:
+    """Return the table of a study: a line per cell, mean ± standard deviation."""
+    names = [n for n in study.names if n.startswith(("train_", "valid_"))]
+    headers = [*study.axes, *names, "seconds"]
+    has_bad = any(row.status != "finished" for row in study.rows)
+    headers += ["diverged"] if has_bad else []
+    headers += [study.target, "after s"] if study.target else []
+    rows = [
+        _describe_cell(study, cell, names, has_bad=has_bad) for cell in study.table()
+    ]
+    return format_table(headers, rows, left=len(study.axes))
+
+
+def _describe_cell(
+    study: Study, cell: Cell, names: Sequence[str], *, has_bad: bool
+) -> list[str]:
+    line = [format_setting(value) for value in cell.settings.values()]
+    line += [_describe_summary(name, cell.values.get(name)) for name in names]
+    line.append(_describe_summary("seconds", cell.seconds))
+    if has_bad:
+        line.append(str(cell.num_diverged))
+    if study.target:
+        line.append(f"{cell.num_reached} of {len(study.seeds)}")
+        line.append(_describe_summary("seconds", cell.target_seconds))
+    return line
+
+
+def _describe_summary(name: str, summary: Summary | None) -> str:
+    if summary is None:
+        return "-"
+    mean = format_figure(name, summary.mean)
+    if math.isnan(summary.std):
+        return mean
+    return f"{mean} ± {format_figure(name, summary.std)}"
+
+
+def _describe_failures(study: Study) -> list[str]:
+    """Return a line for each reason why trials failed."""
+    reasons = [row.reason or "" for row in study.rows if row.status == "failed"]
+    return [
+        f"failed  {reasons.count(reason)} of {study.num_trials} trials: "
+        f"{' '.join(reason.split())}"
+        for reason in dict.fromkeys(reasons)
+    ]
+
+
+def _explain_interrupt(request: _Request, out: Path | None) -> None:
+    if out is None or not (out / "study.json").is_file():
+        print_error("interrupted before the first trial; nothing was kept.")
+        return
+    words = [program_name(), "compare", request.recipe, *request.typed]
+    command = shlex.join([*words, "--out", str(out)])
+    print_error(f"interrupted; the trials that ended are kept. Go on with: {command}")
