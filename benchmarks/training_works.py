@@ -1,252 +1,190 @@
-"""One training, in a process of its own: a loop written by hand, or handful's Trainer.
+"""The jobs of the training benchmark: each is one training in a process of its own.
 
-Both sides import torch, torch.optim and torch._dynamo before the clock starts: the
-first optimiser of a process imports the last of these, which takes more than a second.
+A job first imports what its side needs and notes how long that took since its process
+was started. It then reads the data and builds loader, model and trainer (preparation),
+and trains. This file imports no package at its head, so that each side imports its own.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
+import platform
 import tempfile
 import time
+from dataclasses import dataclass
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch._dynamo
-import torch.optim
 from measure import answer
-from torch import Tensor, nn
-from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import TensorDataset
 
-import handful
-from handful.data.transforms import ScaleBytes
-from handful.datasets.images import load_fashion_mnist, load_mnist
-from handful.datasets.splits import split_indices
-from handful.datasets.tables import load_regression, load_wine
+CHECKOUT = Path(__file__).resolve().parent.parent
+TORCH = ("torch", "torch.optim", "torch._dynamo")
+"""What a training in PyTorch needs; the first optimiser would import the last."""
+NOT_INSTALLED = "not installed"
+HANDFUL = (*TORCH, "handful:DataLoader", "handful:Trainer")
 
 
-class Work:
-    """What both sides train: data, model, loss, rate.
+@dataclass(frozen=True)
+class Kind:
+    """A way to train.
 
     Attributes:
-        train: Inputs and targets, as they are fed.
-        valid: The same for validation, or None.
+        label: How tables call it.
+        prepare: Where its function is, ``module:name``.
+        modules: What it imports, ``module`` or ``module:name``, timed.
+        package: Whose version is stated, if it is another library.
+        variables: Environment variables that it is started with.
+        is_pinned: Whether only pinning it to a core keeps it to one thread.
+        chooses_threads: Whether it chooses its number of threads by itself.
     """
 
-    loss: nn.Module
-    optimizer = "adam"
-    lr = 0.001
-    metrics: tuple[str, ...] = ()
-    transform: Any = None
-
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.batch_size = int(spec["batch_size"])
-        self.epochs = int(spec["epochs"])
-        self.valid: tuple[Any, Any] | None = None
-        self.load()
-
-    def load(self) -> None:
-        """Read the data."""
-        raise NotImplementedError
-
-    def make_model(self) -> nn.Module:
-        """Make the model."""
-        raise NotImplementedError
-
-    def to_floats(self, inputs: Any) -> Tensor:
-        """Return inputs as the loop by hand has them: floats in memory."""
-        return torch.as_tensor(inputs)
+    label: str
+    prepare: str
+    modules: tuple[str, ...] = TORCH
+    package: str | None = None
+    variables: tuple[tuple[str, str], ...] = ()
+    is_pinned: bool = False
+    chooses_threads: bool = False
 
 
-class Wine(Work):
-    """The lesson's program: 178 samples, 13-10-10-3."""
-
-    loss = nn.CrossEntropyLoss()
-
-    def load(self) -> None:
-        """Read the data."""
-        wine = load_wine()
-        self.train = (wine.features, wine.target)
-
-    def make_model(self) -> nn.Module:
-        """Make the model."""
-        return nn.Sequential(
-            nn.Linear(13, 10),
-            nn.ReLU(),
-            nn.Linear(10, 10),
-            nn.ReLU(),
-            nn.Linear(10, 3),
-        )
+def _keras(label: str, backend: str) -> Kind:
+    variables = (("KERAS_BACKEND", backend),)
+    modules = ("keras", "jax") if backend == "jax" else (*TORCH, "keras")
+    prepare = "training_peers:prepare_keras"
+    return Kind(label, prepare, modules, "keras", variables, backend == "jax")
 
 
-class Regression(Work):
-    """One weight and a bias, 100 samples, plain SGD."""
-
-    loss = nn.MSELoss()
-    optimizer = "sgd"
-    lr = 0.01
-
-    def load(self) -> None:
-        """Read the data."""
-        points = load_regression()
-        self.train = (
-            points.features.astype(np.float32),
-            points.target.astype(np.float32),
-        )
-
-    def make_model(self) -> nn.Module:
-        """Make the model."""
-        return nn.Linear(1, 1)
+def _peer(label: str, function: str, module: str, package: str) -> Kind:
+    return Kind(label, f"training_peers:{function}", (*TORCH, module), package)
 
 
-class Mnist(Work):
-    """784-128-10 on the real MNIST, 50,000 / 10,000."""
-
-    loss = nn.CrossEntropyLoss()
-    metrics = ("accuracy",)
-    transform = ScaleBytes()
-    read = staticmethod(load_mnist)
-
-    def load(self) -> None:
-        """Read the data."""
-        data = self.read()
-        count = len(data.train_images)
-        train, valid = split_indices(count, (count - count // 6, count // 6), 0)
-        self.train = (data.train_images[train], data.train_labels[train])
-        self.valid = (data.train_images[valid], data.train_labels[valid])
-
-    def make_model(self) -> nn.Module:
-        """Make the model."""
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10)
-        )
-
-    def to_floats(self, inputs: Any) -> Tensor:
-        """Return inputs as the loop by hand has them: floats in memory."""
-        return torch.from_numpy(inputs).float() / 255
+def _jax(label: str, function: str) -> Kind:
+    function = f"training_jax:{function}"
+    return Kind(label, function, ("jax", "jax.numpy"), "jax", is_pinned=True)
 
 
-class FashionCnn(Mnist):
-    """A small convolutional network on the real Fashion-MNIST."""
-
-    read = staticmethod(load_fashion_mnist)
-
-    def make_model(self) -> nn.Module:
-        """Make the model."""
-        return nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(32 * 7 * 7, 10),
-        )
+def _handful(label: str, function: str) -> Kind:
+    function = f"training_loops:{function}"
+    return Kind(label, function, HANDFUL, chooses_threads=True)
 
 
-WORKS: dict[str, type[Work]] = {
-    "wine": Wine,
-    "regression": Regression,
-    "mnist": Mnist,
-    "cnn": FashionCnn,
+OURS = {
+    "everything": _handful("handful", "prepare_everything"),
+    "no-folder": _handful("handful, no run folder", "prepare_without_folder"),
+    "off": _handful("handful, everything off", "prepare_off"),
 }
+LOOPS = {
+    "by-hand": Kind("the loop by hand", "training_loops:prepare_by_hand"),
+    "images": Kind("the loop, PIL images", "training_loops:prepare_images"),
+    "slices": Kind(
+        "the loop over `X[perm[i:i + b]]`, no loader", "training_loops:prepare_slices"
+    ),
+}
+PEERS = {
+    "lightning": _peer(
+        "Lightning, lean", "prepare_lightning", "lightning", "lightning"
+    ),
+    "lightning-default": _peer(
+        "Lightning, as it comes", "prepare_lightning_default", "lightning", "lightning"
+    ),
+    "accelerate": _peer("Accelerate", "prepare_accelerate", "accelerate", "accelerate"),
+    "skorch": _peer("skorch", "prepare_skorch", "skorch", "skorch"),
+    "ignite": _peer("Ignite", "prepare_ignite", "ignite.engine", "pytorch-ignite"),
+    "keras-torch": _keras("Keras on PyTorch", "torch"),
+    "keras-jax": _keras("Keras on JAX", "jax"),
+    "jax-step": _jax("JAX, `jit` per step", "prepare_jax_steps"),
+    "jax-scan": _jax("JAX, `lax.scan` per epoch", "prepare_jax_scan"),
+}
+KINDS = {**OURS, **LOOPS, **PEERS}
 
 
-def train_by_hand(work: Work) -> dict[str, Any]:
-    """Train as the tutorials do, over tensors in memory."""
-    inputs, targets = work.to_floats(work.train[0]), torch.as_tensor(work.train[1])
-    loader = TorchDataLoader(
-        TensorDataset(inputs, targets), batch_size=work.batch_size, shuffle=True
-    )
-    valid_loader = None
-    if work.valid is not None:
-        held_out = TensorDataset(
-            work.to_floats(work.valid[0]), torch.as_tensor(work.valid[1])
-        )
-        valid_loader = TorchDataLoader(held_out, batch_size=work.batch_size)
-    started = time.perf_counter()
-    model = work.make_model()
-    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[work.optimizer]
-    optimizer = kind(model.parameters(), lr=work.lr)
-    accuracy = None
-    for _ in range(work.epochs):
-        model.train()
-        running_loss = 0.0
-        for batch, labels in loader:
-            optimizer.zero_grad()
-            loss = work.loss(model(batch), labels)
-            loss.backward()
-            optimizer.step()
-            running_loss += loss.item() * len(labels)
-        if valid_loader is not None:
-            accuracy = _validate_by_hand(work, model, valid_loader)
+def train(spec: dict[str, Any]) -> dict[str, Any]:
+    """Import, prepare and train as a specification says; time each.
+
+    Args:
+        spec: ``kind`` is a key of `KINDS`, ``started`` the time at which the process
+            was started, in seconds since 1970; the rest is for
+            `training_loops.read_work`.
+
+    Returns:
+        Seconds of each part, the final loss and accuracy, the threads used.
+    """
+    kind = KINDS[spec["kind"]]
+    os.environ.update(kind.variables)
+    if kind.is_pinned:
+        _pin(spec["threads"])
+    for name in kind.modules:
+        _import(name)
+    imports = time.time() - spec["started"]
+    # Not counted: the readers of the data and this benchmark's own code.
+    loops = importlib.import_module("training_loops")
+    prepare = _import(kind.prepare)
+    loops.set_up_torch(spec["threads"], spec["seed"])
+    with tempfile.TemporaryDirectory(prefix="training-") as folder:
+        began = time.perf_counter()
+        fit = prepare(loops.read_work(spec, Path(folder)))
+        prepared = time.perf_counter()
+        outcome = fit()
+        ended = time.perf_counter()
     return {
-        "seconds": time.perf_counter() - started,
-        "loss": running_loss / len(targets),
-        "accuracy": accuracy,
+        "imports": round(imports, 4),
+        "preparation": round(prepared - began, 5),
+        "training": round(ended - prepared, 5),
+        "threads": spec["threads"],
+        **outcome,
     }
 
 
-def _validate_by_hand(work: Work, model: nn.Module, loader: Any) -> float:
-    model.eval()
-    loss, correct, total = 0.0, 0, 0
-    with torch.no_grad():
-        for batch, labels in loader:
-            outputs = model(batch)
-            loss += work.loss(outputs, labels).item()
-            correct += (outputs.argmax(1) == labels).sum().item()
-            total += len(labels)
-    return correct / total
+def check_data(spec: dict[str, Any]) -> dict[str, Any]:
+    """Read the data and say how many samples there are."""
+    loops = importlib.import_module("training_loops")
+    with tempfile.TemporaryDirectory(prefix="training-") as folder:
+        work = loops.read_work(spec, Path(folder))
+    num_valid = 0 if work.valid is None else len(work.valid[1])
+    return {"train_samples": len(work.train[1]), "valid_samples": num_valid}
 
 
-def train_by_handful(work: Work, *, everything: bool) -> dict[str, Any]:
-    """Train with handful's Trainer, its history and, if asked for, all it writes."""
-    loader = handful.DataLoader(
-        work.train, work.batch_size, shuffle=True, batch_transform=work.transform
-    )
-    valid_loader = None
-    if work.valid is not None:
-        # As large as the loop's own: a fair comparison of the same work.
-        valid_loader = handful.DataLoader(
-            work.valid, work.batch_size, batch_transform=work.transform
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        trainer = handful.Trainer(
-            work.make_model(),
-            loss=work.loss,
-            optimizer=work.optimizer,
-            lr=work.lr,
-            metrics=work.metrics,
-            progress="lines" if everything else "off",
-        )
-        run = trainer.fit(
-            loader,
-            valid_loader,
-            epochs=work.epochs,
-            run_dir=Path(folder) / "run" if everything else None,
-        )
-        seconds = time.perf_counter() - started
-    return {
-        "seconds": seconds,
-        "loss": run.history[-1]["train_loss"],
-        "accuracy": run.history[-1].get("valid_accuracy"),
-        "chosen_threads": run.identity["threads"],
-    }
+def probe(_spec: dict[str, Any]) -> dict[str, Any]:
+    """Say which versions there are, and why a peer cannot take part."""
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "numpy", "handful", *(p.package for p in PEERS.values())):
+        try:
+            versions[str(package)] = metadata.version(str(package))
+        except metadata.PackageNotFoundError:
+            continue
+    missing = {}
+    for name, kind in PEERS.items():
+        absent = [m for m in kind.modules if util.find_spec(m.split(".")[0]) is None]
+        if absent:
+            missing[name] = NOT_INSTALLED
+    return {"versions": versions, "missing": missing}
 
 
-def do(spec: dict[str, Any]) -> dict[str, Any]:
-    """Do one training."""
-    torch.set_num_threads(spec["threads"])
-    torch.manual_seed(spec["seed"])
-    work = WORKS[spec["work"]](spec)
-    if spec["side"] == "by hand":
-        return train_by_hand(work)
-    return train_by_handful(work, everything=spec["side"] != "off")
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def _pin(threads: int) -> None:
+    """Keep this process to as many cores as it may have threads."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[:threads])
+
+
+TASKS = {"train": train, "check": check_data, "probe": probe}
+
+
+def do_task(spec: dict[str, Any]) -> dict[str, Any]:
+    """Do the task that a specification names."""
+    data = CHECKOUT / ".data"
+    if data.is_dir():
+        os.environ.setdefault("HANDFUL_DATA", str(data))
+    return TASKS[spec["task"]](spec)
 
 
 if __name__ == "__main__":
-    answer(do)
+    answer(do_task)
