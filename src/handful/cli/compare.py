@@ -21,7 +21,7 @@ from handful.cli.settings import (
     normalize_recipe,
 )
 from handful.cli.tables import format_figure, format_table
-from handful.cli.train import ended_by_sigterm as ended_by_sigterm
+from handful.cli.train import ended_by_sigterm
 from handful.errors import ArgumentError
 from handful.recipes.registry import check_recipe_name
 from handful.runs.study_row import format_setting
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 STUDIES = Path("studies")
 """Where studies lie unless ``--out`` says otherwise."""
+
+MOST_DRAWN = 6
+"""Settings in one figure; more could not be told apart."""
+
+_LABELS = {"valid_loss": "validation loss", "train_loss": "training loss"}
 
 _CHOICES = {
     "optimizer": check_optimizer,
@@ -198,7 +203,8 @@ def _carry_out(request: _Request, out: Path | None, *, quiet: bool) -> None:
 
 
 def _report(study: Study, *, quiet: bool) -> None:
-    """Print the table and where all lies; figures of the study belong here too."""
+    """Draw the study; print the table and where all lies."""
+    figures = _draw(study)
     if quiet:
         typer.echo(study.path)
         return
@@ -206,6 +212,31 @@ def _report(study: Study, *, quiet: bool) -> None:
     for line in _describe_failures(study):
         typer.echo(line)
     typer.echo(f"study   {study.path}")
+    for figure in figures:
+        typer.echo(f"curves  {figure}")
+
+
+def _draw(study: Study) -> list[Path]:
+    """Draw the loss over epochs, steps, samples and seconds; the best settings only.
+
+    Nothing is drawn where no trial has a record.
+    """
+    from handful.report.bands import draw_four_axes
+    from handful.report.saving import save_figure
+    from handful.report.study_curves import read_four_axes
+
+    name = "valid_loss" if "valid_loss" in study.names else "train_loss"
+    cells = [cell for cell in study.table() if name in cell.values]
+    if not cells or study.path is None:
+        return []
+    shown = sorted(cells, key=lambda cell: cell.values[name].mean)[:MOST_DRAWN]
+    title = "" if len(shown) == len(cells) else f"The best {len(shown)} of {len(cells)}"
+    figure = draw_four_axes(
+        read_four_axes(study, name, cells=[cell.settings for cell in shown]),
+        y_label=_LABELS[name],
+        title=title,
+    )
+    return save_figure(figure, study.path / "curves")
 
 
 def describe_study(study: Study) -> str:

@@ -22,6 +22,8 @@ from handful.report.scale import (
 )
 from handful.report.seed_bands import SPREADS, Band, SeedCurves, make_bands
 from handful.report.style import (
+    TICK_SIZE,
+    WIDTH,
     add_legend,
     begin_sentence,
     finish_figure,
@@ -130,7 +132,9 @@ def draw_four_axes(
         name: make_bands(series[name], centre=centre, spread=spread) for name in AXES
     }
     scale = _choose_scale([band for bands in by_axis.values() for band in bands])
-    legend_rows = math.ceil(len(by_axis["epoch"]) / _NAMES_A_ROW)
+    legend_rows = math.ceil(
+        len(by_axis["epoch"]) / _names_a_row([band.name for band in by_axis["epoch"]])
+    )
     figure = make_figure(5.6 + 0.2 * legend_rows)
     grid = figure.add_gridspec(3, 2, height_ratios=(0.16 * legend_rows, 1, 1))
     found: dict[str, list[str | None]] = {}
@@ -260,10 +264,17 @@ def _draw_legend(axes: Axes, bands: Sequence[Band]) -> None:
         for index in range(len(bands))
     ]
     names = [band.name for band in bands]
-    ncols = min(len(names), _NAMES_A_ROW)
+    ncols = min(len(names), _names_a_row(names))
     legend = add_legend(axes, handles, names, loc="center", ncols=ncols)
     # Its row is high enough; the layout would move the panels for the text's margins.
     legend.set_in_layout(False)
+
+
+def _names_a_row(names: Sequence[str]) -> int:
+    """Return how many names of a legend the figure's width has room for."""
+    # In points: a letter is about 0.6 of the font's size wide, line and gaps are 40.
+    longest = 40 + 0.6 * TICK_SIZE * max(map(len, names))
+    return max(1, min(_NAMES_A_ROW, int(72 * WIDTH / longest)))
 
 
 def _check_axes(series: Mapping[str, Sequence[SeedCurves]]) -> None:
