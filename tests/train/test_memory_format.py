@@ -116,3 +116,35 @@ def test_state_and_gradients_lie_as_the_weights_do_in_fused_kernels() -> None:
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ArgumentError, match="Did you mean 'channels_last'"):
         fit(make_model(), memory_format="channel_last")
+
+
+def test_the_users_fused_optimizer_goes_on_right_after_a_fit() -> None:
+    """Its state lies as the weights do again, or its next step would be wrong."""
+    ends = []
+    for name in ("contiguous", "channels_last"):
+        model = make_model().double()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+        trainer = Trainer(
+            model,
+            loss="cross_entropy",
+            optimizer=optimizer,
+            memory_format=name,
+            num_threads=1,
+            progress="off",
+        )
+        data = DataLoader((IMAGES.double(), LABELS), batch_size=8, shuffle=True)
+        trainer.fit(data, epochs=1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(IMAGES.double()), LABELS).backward()
+            optimizer.step()
+        ends.append([p.detach() for p in model.parameters()])
+    for a, b in zip(*ends, strict=True):
+        assert torch.allclose(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_buffers_of_images_keep_their_layout() -> None:
+    model = make_model()
+    model.register_buffer("places", torch.zeros(1, 3, 8, 8))
+    fit(model, epochs=1, memory_format="channels_last")
+    assert model.places.is_contiguous()

@@ -486,3 +486,56 @@ def test_the_average_of_the_weights_is_validated_and_resumed(tmp_path: Path) -> 
     again = make_trainer(ema=0.5, metrics=["accuracy"])
     again.fit(make_loader(), loader, epochs=2, run_dir=tmp_path / "run", resume=True)
     assert again.evaluate(loader) == trainer.evaluate(loader)
+
+
+def test_weights_written_after_a_fit_are_those_that_are_used() -> None:
+    trainer = make_trainer(ema=0.9)
+    trainer.fit(make_loader(), epochs=2)
+    averaged = trainer.evaluate(make_loader(shuffle=False))
+    assert trainer.evaluate(make_loader(shuffle=False)) == averaged
+    trainer.model.load_state_dict(make_model().state_dict())
+    fresh = make_trainer().evaluate(make_loader(shuffle=False))
+    assert trainer.evaluate(make_loader(shuffle=False)) == fresh
+
+
+def test_a_refused_fit_leaves_the_averages() -> None:
+    trainer = make_trainer(ema=0.9)
+    trainer.fit(make_loader(), epochs=2)
+    before = trainer.evaluate(make_loader(shuffle=False))
+    with pytest.raises(TrainingError, match="labels must lie in"):
+        trainer.fit(DataLoader((X, Y + 5), batch_size=16), epochs=1)
+    assert trainer.evaluate(make_loader(shuffle=False)) == before
+
+
+def test_a_step_of_the_users_is_called_for_the_training_alone() -> None:
+    calls: list[int] = []
+
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        calls.append(1)
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    trainer = Trainer(make_model(), step=step, progress="off")
+    trainer.fit(make_loader(), epochs=2)
+    assert len(calls) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"callbacks": [Callback]}, r"callbacks must be objects of handful\.Callback"),
+        ({"callbacks": Callback()}, "callbacks must be a list"),
+        ({"model": nn.Linear}, r"model must be a torch\.nn\.Module"),
+    ],
+)
+def test_what_is_no_model_or_callback_is_refused(
+    arguments: dict[str, Any], match: str
+) -> None:
+    settings = {"model": make_model(), "loss": "mse", **arguments}
+    with pytest.raises(ArgumentError, match=match):
+        Trainer(**settings)
+
+
+def test_lazy_layers_are_refused_with_a_remedy() -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.LazyLinear(3))
+    with pytest.raises(TrainingError, match="Run one batch through it first"):
+        make_trainer(model).fit(make_loader(), epochs=1)

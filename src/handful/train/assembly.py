@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from handful.errors import TrainingError
 from handful.runs.run import Run
 from handful.train.averaging import AveragedWeights
 from handful.train.callbacks import FitState
@@ -29,8 +30,9 @@ from handful.train.rates import Rates
 from handful.train.record import Recorder
 from handful.train.schedules import describe_schedule
 from handful.train.signals import StopRequest
-from handful.train.step import CriterionStep, CustomStep, Step
+from handful.train.step import CriterionStep, CustomStep, Step, StepOutput
 from handful.train.step_log import StepLog
+from handful.train.summary import has_lazy_layers
 from handful.train.torch_schedule import TorchSchedule
 
 if TYPE_CHECKING:
@@ -59,14 +61,21 @@ class Assembly:
 
     Attributes:
         run: The run, with its configuration, environment and identity.
+        optimizer: The optimiser, made or the user's own.
 
     Raises:
         ArgumentError: The settings don't fit each other or the loaders.
+        TrainingError: The model can't be trained as it is.
     """
 
     def __init__(self, trainer: Trainer, fit: FitSettings) -> None:
         self._trainer = trainer
         self._fit = fit
+        if has_lazy_layers(trainer.model):
+            raise TrainingError(
+                "model must know the shapes of its layers; it has lazy ones. Run one "
+                "batch through it first: model(inputs)."
+            )
         self._monitor = make_monitor(trainer, is_validated=fit.valid is not None)
         self._feed = Feed(
             fit.train,
@@ -74,7 +83,7 @@ class Assembly:
             accumulate=trainer.accumulate,
             micro_batch_size=trainer.micro_batch_size,
         )
-        self._optimizer = make_optimizer(
+        self.optimizer = make_optimizer(
             trainer.optimizer,
             trainer.model,
             trainer.lr,
@@ -87,7 +96,7 @@ class Assembly:
             environment=describe_environment(),
             identity=describe_identity(
                 engine=EagerEngine.name,
-                optimizer=self._optimizer,
+                optimizer=self.optimizer,
                 device=trainer.device,
                 precision=trainer.precision,
             ),
@@ -98,10 +107,10 @@ class Assembly:
             max_steps=fit.max_steps,
             steps_per_epoch=self._feed.steps_per_epoch,
             model=trainer.model,
-            optimizer=self._optimizer,
+            optimizer=self.optimizer,
         )
         self._rates = Rates(
-            self._optimizer,
+            self.optimizer,
             trainer.schedule,
             epochs=fit.epochs,
             steps=_count_steps(self._state),
@@ -129,24 +138,28 @@ class Assembly:
         first = self._make_first(
             step, recorder, threads=threads, memory_format=memory_format
         )
-        engine = EagerEngine(
-            trainer.model,
-            step,
-            self._optimizer,
-            precision=self._precision,
-            settings=trainer.gradients,
-            on_first=first.check_loss,
-            observe=observed.add if trainer.train_metrics else None,
-            on_gradients=self._gradient_callbacks(),
-        )
         averages = None
         if trainer.ema is not None:
             averages = AveragedWeights(trainer.model, trainer.ema)
-        trainer.averages = averages
+
+        def accept(batch: Any, made: StepOutput) -> None:
+            first.check_loss(batch, made)
+            trainer.averages = averages  # a refused training leaves the former ones
+
+        engine = EagerEngine(
+            trainer.model,
+            step,
+            self.optimizer,
+            precision=self._precision,
+            settings=trainer.gradients,
+            on_first=accept,
+            observe=observed.add if trainer.train_metrics else None,
+            on_gradients=self._gradient_callbacks(),
+        )
         return Loop(
             state=self._state,
             model=trainer.model,
-            optimizer=self._optimizer,
+            optimizer=self.optimizer,
             engine=engine,
             feed=self._feed,
             rates=self._rates,
@@ -183,12 +196,13 @@ class Assembly:
             loaders["valid"] = fit.valid
         return FirstStep(
             model=trainer.model,
-            optimizer=self._optimizer,
+            optimizer=self.optimizer,
             step=step,
             layout=trainer.layout,
             loaders=loaders,
             device=trainer.device,
-            threads=threads,
+            # A step of the user's is called for the training alone: it may count.
+            threads=threads and trainer.step_function is None,
             memory_format=memory_format,
             on_chosen=record,
             on_note=lambda note: recorder.record_event("note", note),
@@ -226,7 +240,7 @@ class Assembly:
     def _describe(self) -> dict[str, Any]:
         """Return every setting, as plain values."""
         trainer, fit = self._trainer, self._fit
-        group = self._optimizer.defaults if trainer.lr is None else {"lr": trainer.lr}
+        group = self.optimizer.defaults if trainer.lr is None else {"lr": trainer.lr}
         schedule = trainer.schedule
         own = {
             "format": 1,

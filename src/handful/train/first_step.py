@@ -85,7 +85,8 @@ class FirstStep:
         """Measure what is open, on the CPU; set threads and format."""
         on_cpu, name = self.device.type == "cpu", self.memory_format
         fastest = Fastest(torch.get_num_threads(), "contiguous")
-        if on_cpu and (self.threads or name == "auto"):
+        is_open = self.threads or name == "auto"
+        if on_cpu and is_open and self.criterion is not None:
             fastest = measure_fastest(
                 self.model,
                 self.step,

@@ -122,6 +122,7 @@ def _make_group_update(
     run = _KERNELS[type(optimizer)](params, states, group)
     if run is None:
         return None
+    held = [(s, n, v) for s in states for n, v in s.items() if isinstance(v, Tensor)]
 
     def update() -> bool:
         grads = [p.grad for p in params]
@@ -133,6 +134,7 @@ def _make_group_update(
             or (optimizer.state.get(params[0]) or states[0]) is not states[0]
             or (optimizer.state.get(params[-1]) or states[-1]) is not states[-1]
             or (bool(states[0]) and params[0] not in optimizer.state)
+            or any(state.get(name) is not value for state, name, value in held)
         )
         # The kernels go through both in the order in which they lie in memory.
         for param in strided:

@@ -20,6 +20,7 @@ from torch import nn
 from handful.train.generators import all_generators_preserved
 from handful.train.memory_format import MEMORY_FORMATS, lay_out, takes_images
 from handful.train.step import CriterionStep, Step
+from handful.train.summary import has_lazy_layers
 from handful.train.threads import restored_threads
 
 BUDGET_SECONDS = 0.05
@@ -63,14 +64,15 @@ def measure_fastest(
         memory_format: Whether the format is open; else it is ``contiguous``.
 
     Returns:
-        The fastest; what torch has now where the model has hooks, can't be copied, or
-        fails.
+        The fastest; what torch has now where the model has hooks, is compiled, is
+        lazy, can't be copied, or fails.
     """
     most = torch.get_num_threads()
     plain = Fastest(most, MEMORY_FORMATS[0])
     open_threads = threads and most > 1
     open_format = memory_format and takes_images(model, batch)
-    if not (open_threads or open_format) or _has_hooks(model):
+    is_open = open_threads or open_format
+    if not is_open or _has_hooks(model) or has_lazy_layers(model):
         return plain
     try:
         with all_generators_preserved(), restored_threads(), warnings.catch_warnings():
@@ -113,8 +115,11 @@ def _make_run(
 
 
 def _has_hooks(model: nn.Module) -> bool:
-    """Say whether calling a copy of the model would call functions of the user's."""
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    """Say whether calling a copy would call functions of the user's, or compile."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    # A compiled module would be compiled again for the copy, which can take minutes.
+    compiled = ("_compiled_call_impl", "_orig_mod")
+    names = (*hooks, *compiled)
     return any(getattr(m, name, None) for m in model.modules() for name in names)
 
 

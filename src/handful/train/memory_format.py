@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from handful.errors import unknown_choice
@@ -40,25 +41,42 @@ def takes_images(model: nn.Module, batch: Any) -> bool:
 
 
 def lay_out(model: nn.Module, name: str) -> None:
-    """Put a model's weights into a format; they stay the same objects."""
-    if name == "channels_last":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Put the weights of a model's convolutions into a format; they stay the same."""
+    if name != "channels_last":
+        return
+    for module in model.modules():
+        if isinstance(module, _CONVOLUTIONS) and not is_lazy(module.weight):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @contextmanager
-def contiguous_afterwards(model: nn.Module) -> Iterator[None]:
-    """Put weights that `lay_out` changed back on leaving, with their gradients."""
-    before = {id(p): p.stride() for p in model.parameters()}
+def strides_restored(model: nn.Module) -> Iterator[None]:
+    """Put weights and buffers that `lay_out` changed back as they lay, on leaving.
+
+    An optimiser's state is to be aligned afterwards; see `align_state`.
+    """
+    before = {
+        id(value): value.stride()
+        for value in (*model.parameters(), *model.buffers())
+        if not is_lazy(value)
+    }
     try:
         yield
     finally:
         with torch.no_grad():
-            for param in model.parameters():
-                if before.get(id(param), param.stride()) == param.stride():
-                    continue
-                param.data = param.data.contiguous()
-                if param.grad is not None:
-                    param.grad = param.grad.contiguous()
+            for value in (*model.parameters(), *model.buffers()):
+                if before.get(id(value), value.stride()) != value.stride():
+                    _restride(value, before[id(value)])
+
+
+def _restride(value: Tensor, stride: tuple[int, ...]) -> None:
+    """Lay a tensor, and its gradient, out anew; it stays the same object."""
+    laid = torch.empty_strided(
+        value.shape, stride, dtype=value.dtype, device=value.device
+    )
+    value.data = laid.copy_(value.data)
+    if value.grad is not None:
+        value.grad = torch.empty_like(laid).copy_(value.grad)
 
 
 def lay_out_input(value: Any) -> Any:

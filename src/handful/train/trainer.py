@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,11 @@ from handful.train.export import export_model
 from handful.train.feed import ordered_by
 from handful.train.generators import seeded_generators
 from handful.train.losses import Loss, make_criterion
-from handful.train.memory_format import check_memory_format, contiguous_afterwards
+from handful.train.memory_format import (
+    align_state,
+    check_memory_format,
+    strides_restored,
+)
 from handful.train.metrics import make_metrics
 from handful.train.optimizers import (
     OptimizerLike,
@@ -127,7 +131,8 @@ class Trainer:
             loss, ``"batches"`` for the plain mean of batch losses.
         num_threads: Threads of torch while `fit` runs: a number, None for torch's own
             setting, or ``"auto"`` to measure on the first batch, before the first
-            update, whether one thread is faster. A resumed run keeps its number.
+            update, whether one thread is faster; with ``step``, which might count its
+            calls, torch's own. A resumed run keeps its number.
         memory_format: How images and kernels of convolutions lie in memory while `fit`
             runs: ``"contiguous"``, ``"channels_last"``, or ``"auto"`` to measure on
             the first batch which is faster on the CPU. It changes the last bits. A
@@ -187,6 +192,8 @@ class Trainer:
                 "loss or step must be given, and not both: step computes the loss by "
                 f"itself; got loss={loss!r} and step={step!r}."
             )
+        if not isinstance(model, nn.Module):
+            raise ArgumentError(f"model must be a torch.nn.Module; got {model!r}.")
         if step is not None and (target, sample_weight) != (None, None):
             raise ArgumentError(
                 "target and sample_weight must be None with step, which takes the "
@@ -224,12 +231,13 @@ class Trainer:
         self.precision = precision
         self.ema = None if ema is None else check_share(ema, name="ema")
         self.averages: AveragedWeights | None = None
+        self._versions: list[int] = []
         self.layout = BatchLayout(target, sample_weight)
         self.seed = None if seed is None else check_seed(seed)
         self.loss_average = loss_average
         self.num_threads = check_threads(num_threads)
         self.memory_format = check_memory_format(memory_format)
-        self.callbacks = (*callbacks, make_progress(progress))
+        self.callbacks = (*_check_callbacks(callbacks), make_progress(progress))
 
     def fit(
         self,
@@ -295,7 +303,6 @@ class Trainer:
         )
         with ExitStack() as stack:
             stack.enter_context(restored_threads())
-            stack.enter_context(contiguous_afterwards(self.model))
             known = _known_identity(run_dir if resume else None)
             is_open = self._set_threads(known)
             memory_format = known.get("memory_format", self.memory_format)
@@ -304,6 +311,8 @@ class Trainer:
             stack.enter_context(ordered_by(train, self.seed))
             request = stack.enter_context(stop_requests())
             parts = Assembly(self, fit)
+            stack.callback(align_state, parts.optimizer)  # once the weights lie again
+            stack.enter_context(strides_restored(self.model))
             recorder = stack.enter_context(
                 Recorder.open(parts.run, run_dir, resume=resume)
             )
@@ -312,7 +321,9 @@ class Trainer:
             )
             if recorder.resumed is not None:
                 restore(loop, recorder.resumed)
+                self.averages = loop.averages
             loop.run()
+        self._versions = _versions(self.model)
         if request.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         return parts.run
@@ -418,9 +429,20 @@ class Trainer:
         self.averages = None
         return load_weights(self.model, path, strict=strict)
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        """Let the model hold its averaged weights for a while, where they are kept."""
-        return nullcontext() if self.averages is None else self.averages.swapped_in()
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Let the model hold its averaged weights for a while, where they are kept.
+
+        They are forgotten once somebody has written other weights into the model.
+        """
+        if self.averages is not None and self._versions != _versions(self.model):
+            self.averages = None
+        if self.averages is None:
+            yield
+            return
+        with self.averages.swapped_in():
+            yield
+        self._versions = _versions(self.model)
 
     def _set_threads(self, known: Mapping[str, Any]) -> bool:
         """Set torch's threads; return whether they are still to be measured."""
@@ -437,6 +459,11 @@ def _known_identity(resumed: str | Path | None) -> Mapping[str, Any]:
     return Run.load(resumed).identity
 
 
+def _versions(model: nn.Module) -> list[int]:
+    """Return how often each weight was written."""
+    return [param._version for param in model.parameters()]
+
+
 def _make_schedule(value: Any) -> Schedule | TorchSchedule:
     if isinstance(value, TorchSchedule):
         return value
@@ -447,6 +474,18 @@ def _make_stopping(value: int | EarlyStopping | None) -> EarlyStopping | None:
     if value is None or isinstance(value, EarlyStopping):
         return value
     return EarlyStopping(patience=check_count(value, name="early_stopping"))
+
+
+def _check_callbacks(callbacks: Sequence[Callback]) -> Sequence[Callback]:
+    if isinstance(callbacks, Callback):
+        raise ArgumentError(f"callbacks must be a list; got {callbacks!r} alone.")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ArgumentError(
+                f"callbacks must be objects of handful.Callback; got {callback!r}. "
+                "Derive a class from it, and give an object of that."
+            )
+    return callbacks
 
 
 def _check_mode(value: str | None) -> str | None:
