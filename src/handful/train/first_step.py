@@ -116,10 +116,10 @@ class FirstStep:
         criterion = self.criterion
         assert criterion is not None
         ignored = criterion.ignore_index
-        note = check_output_width(output, target, criterion.name, ignore_index=ignored)
+        note = check_output_width(output, target, criterion.kind, ignore_index=ignored)
         if note is not None:
             self.on_note(note)
-        if criterion.name in CLASS_LOSSES and isinstance(output, Tensor):
+        if criterion.kind in CLASS_LOSSES and isinstance(output, Tensor):
             self._check_all_labels(output.shape[1], ignored)
 
     def _check_all_labels(self, num_classes: int, ignored: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,7 @@ def _make_group_update(
     if run is None:
         return None
     held = [(s, n, v) for s in states for n, v in s.items() if isinstance(v, Tensor)]
+    owners, names, values = zip(*held, strict=True) if held else ((), (), ())
 
     def update() -> bool:
         grads = [p.grad for p in params]
@@ -134,7 +136,7 @@ def _make_group_update(
             or (optimizer.state.get(params[0]) or states[0]) is not states[0]
             or (optimizer.state.get(params[-1]) or states[-1]) is not states[-1]
             or (bool(states[0]) and params[0] not in optimizer.state)
-            or any(state.get(name) is not value for state, name, value in held)
+            or not all(map(operator.is_, map(dict.get, owners, names), values))
         )
         # The kernels go through both in the order in which they lie in memory.
         for param in strided:

@@ -26,11 +26,11 @@ from handful.train.threads import restored_threads
 BUDGET_SECONDS = 0.05
 """About how long a measurement may take; each candidate is timed once in any case."""
 
-CLEAR = ((2, 3.0), (5, 1.5))
-"""A measurement ends early after so many rounds with medians so far apart."""
-
 WORTHWHILE = 0.85
-"""A candidate is taken if it needs at most this share of the plain one's time."""
+"""A candidate is taken if it needs at most this share of the first one's time."""
+
+CLEAR = ((2, 0.33, 3.0), (5, 0.7, 0.95))
+"""A measurement ends early after so many rounds with a share below, or all above."""
 
 T = TypeVar("T")
 
@@ -127,14 +127,13 @@ def _pick(candidates: Sequence[T], run: Callable[[T], Any]) -> T:
     """Return the fastest candidate; the first unless another is worth it."""
     if len(candidates) == 1:
         return candidates[0]
-    seconds = _time_by_turns(candidates, run)
-    first = seconds[0]
-    best = min(range(len(candidates)), key=seconds.__getitem__)
-    return candidates[best if seconds[best] <= WORTHWHILE * first else 0]
+    shares = _time_by_turns(candidates, run)
+    best = min(range(len(candidates)), key=shares.__getitem__)
+    return candidates[best if shares[best] <= WORTHWHILE else 0]
 
 
 def _time_by_turns(candidates: Sequence[T], run: Callable[[T], Any]) -> list[float]:
-    """Return the median seconds of each candidate, timed in turn."""
+    """Return each candidate's median time as a share of the first's, timed in turn."""
     times: list[list[float]] = [[] for _ in candidates]
     deadline = time.perf_counter() + BUDGET_SECONDS
     while True:
@@ -143,9 +142,11 @@ def _time_by_turns(candidates: Sequence[T], run: Callable[[T], Any]) -> list[flo
             started = time.perf_counter()
             run(candidate)
             kept.append(time.perf_counter() - started)
+            if all(times) and time.perf_counter() > deadline:
+                break
         medians = [sorted(kept)[len(kept) // 2] for kept in times]
-        rounds, apart = len(times[0]), max(medians) / min(medians)
-        if any(rounds >= least and apart > factor for least, factor in CLEAR):
-            return medians
-        if time.perf_counter() > deadline:
-            return medians
+        shares = [median / medians[0] for median in medians]
+        rounds, least = len(times[0]), min(shares[1:])
+        is_clear = any(rounds >= n and not a <= least <= b for n, a, b in CLEAR)
+        if is_clear or time.perf_counter() > deadline:
+            return shares
