@@ -28,6 +28,8 @@ from handful.train.checks import (
     check_finite_loss,
     check_last_batch,
     check_monitor,
+    check_requires_grad,
+    explain_dtype,
     notes_on_accumulation,
 )
 from handful.train.labels import check_labels, find_targets
@@ -520,6 +522,13 @@ def test_a_value_that_is_measured_can_be_watched() -> None:
         ),
         ("valid_los", ["train_loss", "valid_loss"], r"Did you mean 'valid_loss'\?$"),
         ("train_f1", ["valid_f1", "valid_loss"], r"Did you mean 'valid_f1'\?$"),
+        ("train_f1", ["train_loss"], r"Add 'f1' to train_metrics\.$"),
+        ("accuracy", ["train_loss"], r"Give validation data: there are none\.$"),
+        (
+            "mine",
+            ["train_loss", "train_mae", "train_mae"],
+            r"one of train_loss, train_mae; got",
+        ),
     ],
 )
 def test_a_value_that_is_not_measured_is_refused_with_a_hint(
@@ -527,6 +536,89 @@ def test_a_value_that_is_not_measured_is_refused_with_a_hint(
 ) -> None:
     with pytest.raises(ArgumentError, match=match):
         check_monitor(name, available)
+
+
+# A loss without a graph
+
+
+def test_a_loss_with_a_graph_passes() -> None:
+    check_requires_grad(nn.Linear(1, 1)(torch.ones(1, 1)).mean())
+
+
+def test_a_loss_without_a_graph_is_said() -> None:
+    model = nn.Linear(1, 1)
+    with pytest.raises(TrainingError, match=r"without a gradient\. .*without detach"):
+        check_requires_grad(model(torch.ones(1, 1)).mean().detach())
+    with torch.no_grad():
+        loss = model(torch.ones(1, 1)).mean()
+        with pytest.raises(TrainingError, match=r"Train outside torch\.no_grad\(\)"):
+            check_requires_grad(loss)
+
+
+# Inputs of another dtype than the weights
+
+
+def error_of(model: nn.Module, *args: Tensor) -> Exception:
+    with pytest.raises((RuntimeError, ValueError), match=r"type|indices") as caught:
+        model(*args)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.uint8, torch.int64, torch.int32]
+)
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Linear(3, 2), (4, 3)),
+        (nn.Conv2d(3, 2, 1), (4, 3, 1, 1)),
+        (nn.LSTM(3, 2), (4, 2, 3)),
+    ],
+)
+def test_inputs_of_another_dtype_than_the_weights_are_named(
+    model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    value = torch.zeros(shape, dtype=dtype)
+    said = explain_dtype(error_of(model, value), [value], model)
+    assert isinstance(said, TrainingError)
+    assert f"torch.float32; got {dtype} in inputs[0]. Convert" in str(said)
+    assert ".to(torch.float32)" in str(said)
+
+
+def test_tokens_are_not_blamed_for_the_dtype_of_another_input() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.layer = nn.Embedding(3, 2), nn.Linear(3, 2)
+
+        def forward(self, tokens: Tensor, values: Tensor) -> Tensor:
+            made: Tensor = self.embed(tokens) + self.layer(values)
+            return made
+
+    model, tokens = Two(), torch.zeros(4, dtype=torch.int64)
+    values = torch.zeros(4, 3).double()
+    error = error_of(model, tokens, values)
+    said = explain_dtype(error, [tokens, values], model)
+    assert "torch.float64 in inputs[1]" in str(said)
+    assert explain_dtype(error, [tokens, values.float()], model) is None
+
+
+def test_whole_numbers_that_the_error_names_are_blamed_first() -> None:
+    model, image = nn.Linear(3, 2), torch.zeros(4, 3, dtype=torch.uint8)
+    inputs = {"time": torch.zeros(4).double(), "image": image}
+    said = explain_dtype(error_of(model, image), inputs, model)
+    assert "torch.uint8 in inputs['image']" in str(said)
+
+
+def test_other_errors_of_a_model_are_left_alone() -> None:
+    model, embed = nn.Linear(3, 2), nn.Embedding(3, 2)
+    wrong_width, fractions = torch.zeros(4, 5).double(), torch.zeros(4).double()
+    shapes = RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x5 and 3x2)")
+    assert explain_dtype(shapes, [wrong_width], model) is None
+    assert explain_dtype(error_of(embed, fractions), [fractions], embed) is None
+    value = torch.zeros(4, 3).double()
+    assert explain_dtype(error_of(model, value), [value.float()], model) is None
+    assert explain_dtype(error_of(model, value), [value], nn.ReLU()) is None
 
 
 # Accumulation

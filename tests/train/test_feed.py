@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import (
+    BatchSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import IterableDataset, RandomSampler, TensorDataset
 
 from handful import DataLoader
 from handful.errors import ArgumentError, CheckpointError, DataError, TrainingError
@@ -18,7 +24,8 @@ from handful.train.feed import Feed, loader_length, ordered_by, validation_loade
 from handful.train.generators import pack_within
 
 CPU = torch.device("cpu")
-X = torch.arange(20.0)
+X: Any = torch.arange(20.0)
+SIXES = BatchSampler(SequentialSampler(X), 6, drop_last=False)
 
 
 def make_feed(loader: Any, **options: Any) -> Feed:
@@ -196,3 +203,36 @@ def test_validating_leaves_the_place_of_the_training_and_repeats_an_order() -> N
     plain = list(X.split(8))
     assert validation_loader(plain, train) is plain
     assert validation_loader(None, train) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        (lambda: TorchDataLoader(X, 4), "batch_size of train .* mid-epoch, 8; got 4"),
+        (lambda: TorchDataLoader(X[:9], 8), "length of train .* mid-epoch, 3; got 2"),
+        (lambda: TorchDataLoader(X, batch_sampler=SIXES), "mid-epoch, 8; got 6"),
+    ],
+)
+def test_the_middle_of_an_epoch_cut_into_other_batches_is_refused(
+    other: Any, match: str
+) -> None:
+    feed = make_feed(TorchDataLoader(X, 8, shuffle=True))
+    steps = feed.steps(0)
+    next(steps)
+    state = through_json(feed)
+    again = make_feed(other())
+    with pytest.raises(CheckpointError, match=match):
+        again.load_state_dict(state)
+    list(steps)
+    again.load_state_dict(through_json(feed))
+    assert sum(len(batch) for step in again.steps(1) for batch in step) >= 9
+
+
+def test_a_state_without_the_size_of_batches_goes_on() -> None:
+    feed = make_feed(TorchDataLoader(X, 8))
+    next(feed.steps(0))
+    state = through_json(feed)
+    del state["batch_size"], state["length"]
+    again = make_feed(TorchDataLoader(X, 8))
+    again.load_state_dict(state)
+    assert len(list(again.steps(0))) == 2

@@ -420,3 +420,26 @@ def test_a_loader_that_gives_more_than_its_length_is_stopped_at_the_last_step() 
 
     run = make_trainer().fit(Longer(), max_steps=2)
     assert len(run.steps) == 2
+
+
+def test_a_reason_to_stop_that_is_no_text_is_recorded_as_one() -> None:
+    class Stop(Callback):
+        def on_step(self, state: FitState) -> None:
+            state.stop = True  # type: ignore[assignment]
+
+    run = make_trainer(Stop()).fit(BATCHES, epochs=1)
+    assert run.events[-1]["kind"] == "stopped early"
+    assert run.events[-1]["message"] == "True"
+
+
+@pytest.mark.parametrize("schedule", [None, "step:step_size=1,gamma=0.5,unit=step"])
+def test_a_rate_that_a_callback_sets_stays(schedule: Any) -> None:
+    class Lower(Callback):
+        def on_step(self, state: FitState) -> None:
+            if state.step == 2:
+                state.optimizer.param_groups[0]["lr"] *= 0.1
+
+    run = make_trainer(Lower(), schedule=schedule).fit(BATCHES, epochs=2)
+    gamma = 0.5 if schedule else 1.0
+    expected = [(0.1 if step < 2 else 0.01) * gamma**step for step in range(6)]
+    assert run.steps["lr"].tolist() == pytest.approx(expected)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from handful import DataLoader, Trainer
 from handful.errors import ArgumentError, TrainingError
 from handful.train.choices import LOSSES
+from handful.train.loss_fit import check_output_width
 from handful.train.losses import divide, make_criterion
 
 torch.manual_seed(0)
@@ -49,6 +50,70 @@ def test_every_name_makes_a_loss_that_says_its_setting_and_reads_it_back() -> No
 def test_a_loss_that_cannot_be_is_refused_at_once(setting: Any, says: str) -> None:
     with pytest.raises(ArgumentError, match=says):
         Trainer(nn.Linear(1, 1), loss=setting)
+
+
+@pytest.mark.parametrize(
+    "setting", ["cross_entropy:weight=1;2", "nll:weight=1;2", "mse", "cross_entropy"]
+)
+def test_a_loss_is_made_whatever_the_default_dtype(setting: str) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = make_criterion(setting).fitted(torch.zeros(1, 2))
+        target = torch.zeros(1, 2) if setting == "mse" else torch.tensor([1])
+        assert made.mean(torch.zeros(1, 2), target).dtype is torch.float64
+    finally:
+        torch.set_default_dtype(before)
+
+
+class _OwnLoss(nn.MSELoss):
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        *((name, name) for name in LOSSES),
+        ("cross_entropy:label_smoothing=0.1", "cross_entropy"),
+        (nn.CrossEntropyLoss(ignore_index=255), "cross_entropy"),
+        (nn.MSELoss(), "mse"),
+        (nn.SmoothL1Loss(), "smooth_l1"),
+        (F.l1_loss, "mae"),
+        (F.cross_entropy, "cross_entropy"),
+        (functools.partial(F.huber_loss, delta=2.0), "huber"),
+        (_OwnLoss(), None),
+        (nn.KLDivLoss(reduction="batchmean"), None),
+        (lambda output, target: output.mean(), None),
+    ],
+)
+def test_a_loss_has_its_kind_as_a_name_and_as_an_object(
+    loss: Any, kind: str | None
+) -> None:
+    assert make_criterion(loss).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "says"),
+    [
+        (nn.MSELoss(), torch.zeros(5), r"same shape; got output \(5, 1\)"),
+        (F.l1_loss, torch.zeros(5), r"Use output\.squeeze\(1\)"),
+        (nn.BCEWithLogitsLoss(), torch.zeros(5), r"loss 'bce_with_logits' needs"),
+    ],
+)
+def test_an_objects_output_and_target_are_checked_by_its_kind(
+    loss: Any, target: Tensor, says: str
+) -> None:
+    kind = make_criterion(loss).kind
+    with pytest.raises(TrainingError, match=says):
+        check_output_width(torch.zeros(5, 1), target, kind)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool])
+def test_labels_of_another_dtype_are_refused_for_an_object(dtype: torch.dtype) -> None:
+    kind = make_criterion(nn.CrossEntropyLoss()).kind
+    with pytest.raises(TrainingError, match=r"labels.*\.long\(\)"):
+        check_output_width(OUTPUT, torch.zeros(5).to(dtype), kind)
 
 
 def test_class_labels_are_weighed_by_the_weights_of_those_not_ignored() -> None:

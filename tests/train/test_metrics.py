@@ -19,8 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from handful.errors import ArgumentError, TrainingError
 from handful.train.choices import METRICS, metric_improves_upward
+from handful.train.evaluation import observe_output
 from handful.train.metrics import Metric, make_metrics, start_metrics
 from handful.train.predictions import prediction_table, write_table
+from handful.train.step import StepOutput
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
@@ -486,6 +488,73 @@ def test_npy_and_parquet_hold_the_same_rows(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "p.npy"), outputs.numpy())
     read = parquet.read_table(tmp_path / "p.parquet").to_pydict()
     assert read["prediction"] == outputs.argmax(1).tolist()
+
+
+def test_bfloat16_predictions_are_written_as_float32(tmp_path: Path) -> None:
+    outputs = torch.randn(4, 3).bfloat16()
+    for targets in (torch.tensor([0, 1, 2, 0]), None):
+        table = prediction_table(outputs, targets)
+        for name in ("p.npy", "p.csv"):
+            write_table(tmp_path / name, outputs, table)
+    read = np.load(tmp_path / "p.npy")
+    assert read.dtype == np.float32
+    assert np.array_equal(read, outputs.float().numpy())
+    with (tmp_path / "p.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert float(row["prediction_0"]) == float(outputs[0, 0])
+
+
+IGNORING = ["accuracy", "top5_accuracy", "balanced_accuracy", "precision", "recall"]
+
+
+@pytest.mark.parametrize("name", [*IGNORING, "f1"])
+@pytest.mark.parametrize(
+    ("ignored", "dtype"), [(-1, torch.int64), (255, torch.int64), (255, torch.uint8)]
+)
+def test_labels_that_the_loss_ignores_count_in_no_metric(
+    name: str, ignored: int, dtype: torch.dtype
+) -> None:
+    output, target = draw_classes(3, 40, 7)
+    expected = measure(name, output[:30], target[:30])
+    target[30:] = ignored
+    target = target.to(dtype)
+    sums = start_metrics(make_metrics([name]))
+    loss = torch.tensor(0.0)
+    observe_output(sums, StepOutput(loss, 1, output, target, ignore_index=ignored))
+    assert sums[0].compute() == pytest.approx(expected)
+    assert (target[30:] == ignored).all()
+
+
+def test_objects_of_torchmetrics_get_the_target_as_it_is() -> None:
+    class Seen:
+        seen: Tensor
+        higher_is_better = True
+
+        def update(self, output: Tensor, target: Tensor) -> None:
+            type(self).seen = target
+
+        def compute(self) -> float:
+            return 0.0
+
+        def reset(self) -> None:
+            pass
+
+    output, target = draw_classes(0, 6, 3)
+    target[0] = -1
+    sums = start_metrics(make_metrics([Seen()]))
+    made = StepOutput(torch.tensor(0.0), 1, output, target, ignore_index=-1)
+    observe_output(sums, made)
+    assert Seen.seen is target
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("output", [(torch.ones(3), 1), {"logits": torch.ones(3)}])
+def test_an_output_of_several_tensors_is_said(name: str, output: Any) -> None:
+    sums = start_metrics(make_metrics([name]))
+    made = StepOutput(torch.tensor(0.0), 3, output, torch.ones(3))
+    says = r"one tensor as output; got (tuple|dict)\. Use a step that returns"
+    with pytest.raises(TrainingError, match=says):
+        observe_output(sums, made)
 
 
 def test_unknown_endings_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
 from handful.errors import ArgumentError
+from handful.runs.files import from_json, to_json
 from handful.train.rates import Rates
 from handful.train.schedules import make_schedule
 from handful.train.torch_schedule import TorchSchedule
@@ -109,3 +110,107 @@ def test_a_schedulers_place_is_taken_and_put_back_without_a_warning() -> None:
         rates.advance(None)
         again.advance(None)
         assert lrs(optimizer) == lrs(other)
+
+
+def test_a_constant_rate_that_someone_sets_stays_and_is_reset_in_the_end() -> None:
+    optimizer = make_optimizer()
+    rates = Rates(optimizer, make_schedule(None), epochs=3, steps=None)
+    rates.set(0, [])
+    optimizer.param_groups[0]["lr"] = 0.07
+    rates.set(1, [])
+    rates.set(2, [])
+    assert lrs(optimizer) == [0.07, 0.3]
+    rates.reset()
+    assert lrs(optimizer) == [0.1, 0.3]
+
+
+def test_a_rate_that_someone_sets_is_a_factor_on_its_group_alone() -> None:
+    optimizer = make_optimizer()
+    schedule = make_schedule("step:step_size=1,gamma=0.5")
+    rates = Rates(optimizer, schedule, epochs=9, steps=None)
+    rates.set(1, [])
+    optimizer.param_groups[1]["lr"] /= 10
+    rates.set(1, [])
+    assert lrs(optimizer) == pytest.approx([0.05, 0.015])
+    rates.set(2, [])
+    assert lrs(optimizer) == pytest.approx([0.025, 0.0075])
+    optimizer.param_groups[0]["lr"] *= 4
+    rates.set(3, [])
+    assert lrs(optimizer) == pytest.approx([0.05, 0.00375])
+    rates.reset()
+    assert lrs(optimizer) == [0.1, 0.3]
+
+
+def test_a_group_that_was_frozen_by_its_rate_can_be_thawed() -> None:
+    optimizer = make_optimizer()
+    schedule = make_schedule("step:step_size=1,gamma=0.5")
+    rates = Rates(optimizer, schedule, epochs=9, steps=None)
+    rates.set(0, [])
+    optimizer.param_groups[0]["lr"] = 0.0
+    rates.set(1, [])
+    assert lrs(optimizer) == [0.0, pytest.approx(0.15)]
+    optimizer.param_groups[0]["lr"] = 0.05
+    rates.set(2, [])
+    assert lrs(optimizer) == pytest.approx([0.025, 0.075])
+
+
+@pytest.mark.parametrize("schedule", [None, "step:step_size=2", "cosine"])
+def test_rates_that_someone_set_are_the_same_after_a_resume(schedule: Any) -> None:
+    optimizer, other = make_optimizer(), make_optimizer()
+    rates = Rates(optimizer, make_schedule(schedule), epochs=7, steps=None)
+    rates.set(2, [])
+    assert rates.state_dict() == {}
+    optimizer.param_groups[1]["lr"] = 0.0123
+    state = from_json(to_json(rates.state_dict()))
+    again = Rates(other, make_schedule(schedule), epochs=7, steps=None)
+    again.load_state_dict(state)
+    assert from_json(to_json(again.state_dict())) == state
+    other.param_groups[1]["lr"] *= 0.5  # a callback, when the run begins again
+    again.set(2, [])
+    assert lrs(other) == lrs(optimizer)
+    for epoch in range(3, 7):
+        rates.set(epoch, [])
+        again.set(epoch, [])
+        assert lrs(other) == lrs(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "total"), [(9, 21, 3), (2, 21, 2), (None, 21, 3), (4, None, 4)]
+)
+def test_epochs_are_those_that_the_steps_begin(
+    epochs: int | None, steps: int | None, total: int
+) -> None:
+    optimizer, schedule = make_optimizer(), make_schedule("cosine")
+    rates = Rates(optimizer, schedule, epochs=epochs, steps=steps, steps_per_epoch=10)
+    rates.set(1, [])
+    assert rates.lr == schedule.lr_at(1, lr=0.1, total=total, losses=[])
+
+
+def test_epochs_that_are_not_known_are_refused_with_the_other_unit() -> None:
+    with pytest.raises(ArgumentError, match="or epochs, or unit=step with max_steps"):
+        Rates(make_optimizer(), make_schedule("cosine"), epochs=None, steps=21)
+
+
+@pytest.mark.parametrize(
+    ("mode", "higher_is_better", "match"),
+    [
+        ("min", True, "must be 'max', as the monitored value should rise; got 'min'"),
+        ("max", False, "must be 'min', as the monitored value should fall; got 'max'"),
+    ],
+)
+def test_a_plateau_of_the_wrong_direction_is_refused(
+    mode: Any, higher_is_better: bool, match: str
+) -> None:
+    def start(higher_is_better: bool | None) -> Rates:
+        schedule = TorchSchedule(lambda o: lr_scheduler.ReduceLROnPlateau(o, mode))
+        return Rates(
+            make_optimizer(),
+            schedule,
+            epochs=3,
+            steps=None,
+            higher_is_better=higher_is_better,
+        )
+
+    with pytest.raises(ArgumentError, match=match):
+        start(higher_is_better)
+    assert start(not higher_is_better).unit == start(None).unit == "epoch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -527,3 +528,91 @@ def test_a_checkpoint_of_the_first_format_without_places_goes_on(
         path.write_text(json.dumps({key: manifest[key] for key in (*own, *names)}))
         resumed = training.run(folder / "parts", resume=True)
         assert_same(folder / "whole", folder / "parts", whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "match"),
+    [
+        ([4], "had 2 groups of parameters, here 1. Groups that a callback added"),
+        ([2, 2], "group 0 of .* had 3 parameters, here 2. Give the Trainer"),
+        ([3, 0], "group 1 of .* had 1 parameter, here 0"),
+    ],
+)
+def test_other_groups_of_parameters_are_refused(
+    sizes: list[int], match: str, tmp_path: Path
+) -> None:
+    class AddGroup(Callback):
+        def on_run_start(self, state: FitState) -> None:
+            last = list(state.model.parameters())[3]
+            state.optimizer.add_param_group({"params": [last], "lr": 0.5})
+
+    def fit(sizes: list[int], *callbacks: Callback, resume: bool = False) -> Run:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+        parameters = iter(model.parameters())
+        groups = [{"params": list(itertools.islice(parameters, n))} for n in sizes]
+        trainer = Trainer(
+            model,
+            loss="cross_entropy",
+            optimizer=torch.optim.Adam(groups, lr=0.1),
+            callbacks=callbacks,
+            progress="off",
+        )
+        return trainer.fit(ours(), epochs=2, run_dir=tmp_path / "run", resume=resume)
+
+    fit([3], AddGroup(), StopAt(4, "signal"))
+    with pytest.raises(CheckpointError, match=match):
+        fit(sizes, resume=True)
+    assert fit([3, 1], resume=True).status == "finished"
+
+
+def test_settings_that_a_resumed_run_changes_are_an_event(tmp_path: Path) -> None:
+    def fit(stop: StopAt | None = None, **options: Any) -> Run:
+        epochs, size = options.pop("epochs", 2), options.pop("batch_size", BATCH_SIZE)
+        trainer = Trainer(
+            nn.Linear(4, 3),
+            loss="cross_entropy",
+            callbacks=[stop] if stop else [],
+            progress="off",
+            **options,
+        )
+        loader = DataLoader((X, Y), size, shuffle=True)
+        settings = {"shape": (2, 3)}
+        return trainer.fit(
+            loader,
+            epochs=epochs,
+            run_dir=tmp_path / "run",
+            resume=stop is None,
+            settings=settings,
+        )
+
+    fit(StopAt(STEPS_PER_EPOCH, "reason"), lr=0.001, schedule="exponential:gamma=0.9")
+    same = {"schedule": {"name": "exponential", "gamma": 0.9}}
+    run = fit(lr=0.001, epochs=3, **same)
+    assert "settings changed" not in [event["kind"] for event in run.events]
+    fit(lr=0.5, batch_size=5, epochs=4, **same)
+    events = [e for e in Run.load(tmp_path / "run").events if "settings" in e["kind"]]
+    assert [event["kind"] for event in events] == ["settings changed"]
+    assert events[0]["message"] == "batch_size was 8, is 5; lr was 0.001, is 0.5"
+
+
+def test_a_rate_that_a_callback_set_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    class Lower(Callback):
+        def on_step(self, state: FitState) -> None:
+            if state.step == 2:
+                state.optimizer.param_groups[0]["lr"] = 0.0123
+
+    def fit(path: Path, *callbacks: Callback, resume: bool = False) -> Run:
+        torch.manual_seed(1)
+        trainer = Trainer(
+            nn.Linear(4, 3),
+            loss="cross_entropy",
+            callbacks=[Lower(), *callbacks],
+            progress="off",
+        )
+        return trainer.fit(ours(), epochs=2, run_dir=path, resume=resume)
+
+    whole = fit(tmp_path / "whole")
+    fit(tmp_path / "parts", StopAt(4, "signal"))
+    parts = fit(tmp_path / "parts", resume=True)
+    assert parts.steps.tobytes() == whole.steps.tobytes()
+    assert parts.steps["lr"][-1] == 0.0123

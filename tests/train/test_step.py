@@ -283,3 +283,52 @@ def test_a_total_that_only_some_micro_batches_give_is_kept() -> None:
 
     run = train(make_model(), loss=None, step=step, accumulate=3, epochs=1)
     assert run.history[0]["train_hits"] == pytest.approx(4 / 24)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy:ignore_index=-1", "object"])
+def test_ignored_labels_count_neither_in_the_loss_nor_in_metrics(loss: Any) -> None:
+    if loss == "object":
+        loss = nn.CrossEntropyLoss(ignore_index=-1)
+    labels = torch.tensor([0, 1, -1, -1, 1, -1])
+    loader, counted = [(X[:6], labels)], labels >= 0
+    trainer = Trainer(
+        make_model(),
+        loss=loss,
+        metrics=["accuracy"],
+        train_metrics=["accuracy"],
+        progress="off",
+    )
+    found = trainer.evaluate(loader)
+    answers = make_model()(X[:6]).argmax(1)
+    expected = (answers == labels)[counted].float().mean().item()
+    assert found["accuracy"] == pytest.approx(expected)
+    run = trainer.fit(loader, epochs=1)
+    assert run.history[0]["train_accuracy"] == pytest.approx(expected)
+
+
+def test_a_generator_that_has_run_dry_is_said() -> None:
+    trainer = Trainer(make_model(), loss="mse", progress="off")
+    for gone_through in (trainer.evaluate, trainer.predict):
+        batches = (batch for batch in make_batches())
+        gone_through(batches)
+        with pytest.raises(TrainingError, match="generator can be gone through only"):
+            gone_through(batches)
+    with pytest.raises(TrainingError, match=r"at least one batch; it gave none\.$"):
+        trainer.evaluate([])
+    with pytest.raises(TrainingError, match="generator can be gone through only"):
+        trainer.fit(make_batches(), valid=iter(make_batches()), epochs=2)
+
+
+def test_inputs_of_another_dtype_than_the_weights_are_said() -> None:
+    trainer = Trainer(make_model(), loss="mse", progress="off")
+    says = r"torch\.float32; got torch\.float64 in inputs\[0\]"
+    for use in (trainer.evaluate, lambda loader: trainer.fit(loader, epochs=1)):
+        with pytest.raises(TrainingError, match=says):
+            use([(X.double(), Y)])
+
+
+def test_other_errors_of_the_model_stay_what_they_are() -> None:
+    trainer = Trainer(make_model(), loss="mse", progress="off")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        trainer.evaluate([(X[:, :2], Y)])
+    assert type(caught.value) is RuntimeError

@@ -539,3 +539,20 @@ def test_lazy_layers_are_refused_with_a_remedy() -> None:
     model = nn.Sequential(nn.LazyLinear(8), nn.LazyLinear(3))
     with pytest.raises(TrainingError, match="Run one batch through it first"):
         make_trainer(model).fit(make_loader(), epochs=1)
+
+
+def test_a_cosine_of_epochs_ends_with_the_steps() -> None:
+    trainer = make_trainer(schedule="cosine", lr=0.1)
+    run = trainer.fit(make_loader(), epochs=100, max_steps=8)
+    assert run.steps["lr"].tolist() == pytest.approx([0.1] * 4 + [0.05] * 4)
+
+
+def test_a_plateau_that_looks_the_wrong_way_is_refused() -> None:
+    trainer = make_trainer(
+        metrics=["accuracy"],
+        monitor="valid_accuracy",
+        schedule=torch.optim.lr_scheduler.ReduceLROnPlateau,
+        lr=0.1,
+    )
+    with pytest.raises(ArgumentError, match="mode"):
+        trainer.fit(make_loader(), make_loader(), epochs=2)

@@ -114,6 +114,8 @@ class Assembly:
             trainer.schedule,
             epochs=fit.epochs,
             steps=_count_steps(self._state),
+            steps_per_epoch=self._feed.steps_per_epoch,
+            higher_is_better=self._monitor.higher_is_better,
         )
 
     def make_loop(
@@ -328,10 +330,11 @@ def make_monitor(trainer: Trainer, *, is_validated: bool) -> Monitor:
     """
     name = trainer.monitor or ("valid_loss" if is_validated else "train_loss")
     known = {f"train_{metric.name}": metric for metric in trainer.train_metrics}
-    available = ["train_loss", *known]
+    available = ["train_loss"]
     if is_validated:
         known |= {f"valid_{metric.name}": metric for metric in trainer.metrics}
-        available += ["valid_loss", *known]
+        available.append("valid_loss")
+    available += known
     if trainer.step_function is None:  # its totals have names that are not known yet
         check_monitor(name, available)
     if trainer.monitor_mode is not None:

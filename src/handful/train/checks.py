@@ -24,6 +24,15 @@ _DROPOUTS = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
     *(nn.AlphaDropout, nn.FeatureAlphaDropout),
 )
+_SPOKEN_DTYPES = {
+    torch.uint8: ("byte", "unsigned char", "uint8"),
+    torch.int8: ("'char'", "got char", "(signed char", "chart", "int8"),
+    torch.int16: ("short", "int16"),
+    torch.int32: ("int ", "int)", "'int'", "inttensor", "int32"),
+    torch.int64: ("long", "int64"),
+    torch.bool: ("bool",),
+}
+"""How torch's errors name the dtypes that aren't floating, in small letters."""
 
 
 def check_finite_loss(loss: Tensor, batch: Any) -> None:
@@ -61,6 +70,80 @@ def check_finite_loss(loss: Tensor, batch: Any) -> None:
         "model or the loss makes it. Look at the initial weights and for a division, "
         "log or exp in the model; scale inputs and targets that are large."
     )
+
+
+def check_requires_grad(loss: Tensor) -> None:
+    """Check that the first loss has a graph to go backward through.
+
+    Args:
+        loss: The batch's loss, without dimensions.
+
+    Raises:
+        TrainingError: It was computed without gradients.
+    """
+    if loss.requires_grad:
+        return
+    if not torch.is_grad_enabled():
+        remedy = "Train outside torch.no_grad() and torch.inference_mode()."
+    else:
+        remedy = (
+            "Compute it from the model's output without detach(), item() or numpy(), "
+            "and leave requires_grad on for some weights."
+        )
+    raise TrainingError(
+        "loss must depend on weights that require gradients; got one without a "
+        f"gradient. {remedy}"
+    )
+
+
+def explain_dtype(
+    error: BaseException, args: Any, model: nn.Module
+) -> TrainingError | None:
+    """Return a sentence for an error of a model that got inputs of another dtype.
+
+    Args:
+        error: What the model's first forward raised.
+        args: The model's inputs: a tensor, or lists, tuples and dictionaries of such.
+        model: The model.
+
+    Returns:
+        The error to raise in its place, which names the first input that is of another
+        dtype than the floating weights, whole numbers included. None where the error
+        is not of dtypes or no input is.
+    """
+    said = str(error)
+    wanted = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    if wanted is None or not _says_dtypes(error):
+        return None
+    suspects = [
+        (name, value.dtype)
+        for name, value in _name_tensors(args, "inputs")
+        if value.dtype is not wanted and _may_be_blamed(value.dtype, said)
+    ]
+    if not suspects:
+        return None
+    name, got = min(suspects, key=lambda suspect: suspect[1].is_floating_point)
+    return TrainingError(
+        f"inputs must be of the dtype of the model's weights, {wanted}; got {got} in "
+        f"{name}. Convert them with .to({wanted}). torch said: {said}"
+    )
+
+
+def _says_dtypes(error: BaseException) -> bool:
+    said = str(error).lower()
+    if not isinstance(error, (RuntimeError, ValueError)) or "indices" in said:
+        return False  # indices of an embedding are whole numbers, whatever its weights
+    words = "dtype", "data type", "datatype", "input type", "scalar type"
+    return any(word in said for word in (*words, "not implemented for '"))
+
+
+def _may_be_blamed(dtype: torch.dtype, said: str) -> bool:
+    """Say whether an error may be of inputs of a dtype.
+
+    Whole numbers may be tokens that belong so: the error has to name their dtype.
+    """
+    names = _SPOKEN_DTYPES.get(dtype)
+    return names is None or any(name in said.lower() for name in names)
 
 
 def check_last_batch(
@@ -113,15 +196,17 @@ def check_monitor(name: str, available: Iterable[str]) -> None:
     Raises:
         ArgumentError: It is not. The sentence lists what there is and the nearest.
     """
-    names = sorted(available)
+    names = sorted(dict.fromkeys(available))
     if name in names:
         return
     bare = name.removeprefix("valid_").removeprefix("train_")
+    needs_valid = name.startswith("valid_") or name in ("loss", *METRICS)
     hint = ""
-    if name.startswith("valid_") and not any(n.startswith("valid_") for n in names):
+    if needs_valid and not any(n.startswith("valid_") for n in names):
         hint = " Give validation data: there are none."
     elif bare in METRICS and not {f"valid_{bare}", f"train_{bare}"} & set(names):
-        hint = f" Add {bare!r} to metrics."
+        where = "train_metrics" if name.startswith("train_") else "metrics"
+        hint = f" Add {bare!r} to {where}."
     raise ArgumentError(f"{unknown_choice('monitor', name, names)}{hint}")
 
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from handful.errors import TrainingError
 from handful.train.batches import BatchLayout, move_batch
 from handful.train.engine import StepResult
+from handful.train.metric_totals import IGNORED_TARGET, check_tensor
 from handful.train.metrics import start_metrics
 from handful.train.precision import Precision
 from handful.train.step import Step, StepOutput
 from handful.train.step_log import StepLog
+from handful.train.torch_metrics import TorchMetricSum
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def evaluate_model(
             log.add(StepResult(loss, made.weight, samples=0, sums=made.sums), 0.0)
             is_empty = False
     if is_empty:
-        raise TrainingError("the loader must give at least one batch; it gave none.")
+        raise _no_batch(loader)
     log.flush()
     values = {k.removeprefix("train_"): v for k, v in log.means().items()}
     for metric in sums:
@@ -81,8 +83,17 @@ def evaluate_model(
 def observe_output(sums: Sequence[Any], made: StepOutput) -> None:
     """Add a batch's outputs to metrics.
 
+    The label that the loss ignores becomes -100, which the named metrics leave out;
+    objects of torchmetrics have an ``ignore_index`` of their own and get the target as
+    it is.
+
+    Args:
+        sums: The accumulations; see `start_metrics`.
+        made: What the step says of the batch.
+
     Raises:
-        TrainingError: A user's step gave none.
+        TrainingError: A user's step gave no output or target, or the output is not
+            one tensor and a metric by name or of torchmetrics is to be measured.
     """
     if not sums:
         return
@@ -92,8 +103,22 @@ def observe_output(sums: Sequence[Any], made: StepOutput) -> None:
             "to be measured; it returned none. Add them, or leave metrics out."
         )
     output = made.output.detach() if isinstance(made.output, Tensor) else made.output
+    masked = _mask_ignored(made.target, made.ignore_index)
     for metric in sums:
-        metric.update(output, made.target)
+        if isinstance(metric, TorchMetricSum):
+            check_tensor("output", output)
+            metric.update(output, made.target)
+        else:
+            metric.update(output, masked)
+
+
+def _mask_ignored(target: Any, ignored: int) -> Any:
+    """Return a target whose ignored labels are -100; itself where they are already."""
+    if ignored == IGNORED_TARGET or not isinstance(target, Tensor):
+        return target
+    if target.is_floating_point():
+        return target
+    return target.long().masked_fill(target == ignored, IGNORED_TARGET)
 
 
 def predict_model(
@@ -129,8 +154,18 @@ def predict_model(
             output = precision.forward(model, args, kwargs)
             outputs.append(move_batch(output, torch.device("cpu")))
     if not outputs:
-        raise TrainingError("the loader must give at least one batch; it gave none.")
+        raise _no_batch(loader)
     return _join(outputs)
+
+
+def _no_batch(loader: Iterable[Any]) -> TrainingError:
+    said = "the loader must give at least one batch; it gave none."
+    if isinstance(loader, Iterator):
+        said += (
+            " A generator can be gone through only once: give a list or a loader, "
+            "which begin anew each time."
+        )
+    return TrainingError(said)
 
 
 def _join(parts: list[Any]) -> Any:

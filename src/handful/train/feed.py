@@ -124,6 +124,7 @@ class Feed:
                 state["now"] = capture_generators(self._generators)
             if self.delivered:
                 state["generators"] = self._at_start
+                state |= self._measures()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -134,7 +135,8 @@ class Feed:
                 beginning of an epoch.
 
         Raises:
-            CheckpointError: It is of the middle of an epoch of another kind of loader.
+            CheckpointError: It is of the middle of an epoch of another kind of loader,
+                or of one that is replayed and has batches of another size or number.
         """
         delivered = int(state.get("delivered", 0))
         kind = state.get("kind", self._kind)
@@ -144,8 +146,32 @@ class Feed:
                 f"mid-epoch, {_KINDS[kind]}; got {_KINDS[self._kind]}. "
                 "The rest of the epoch would be of other samples."
             )
+        if delivered and kind == "replayed":
+            self._check_measures(state)
         self._state = dict(state)
         self.delivered = delivered
+
+    def _measures(self) -> dict[str, int | None]:
+        """Return what says how an epoch is cut into batches, as far as known."""
+        size = getattr(self._loader, "batch_size", None)
+        sampler = getattr(self._loader, "batch_sampler", None)
+        if size is None:
+            size = getattr(sampler, "batch_size", None)
+        return {
+            "batch_size": size if isinstance(size, int) else None,
+            "length": self._length,
+        }
+
+    def _check_measures(self, state: dict[str, Any]) -> None:
+        """Refuse to count batches of another size as those that were delivered."""
+        for name, here in self._measures().items():
+            saved = state.get(name, here)
+            if saved != here:
+                raise CheckpointError(
+                    f"{name} of train must be the one that the run was stopped with in "
+                    f"mid-epoch, {saved}; got {here}. The rest of the epoch would "
+                    "repeat samples or leave some out. Resume with the same loader."
+                )
 
     def _begin(self, epoch: int) -> Any:
         state, self._state = self._state, None

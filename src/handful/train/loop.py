@@ -123,7 +123,7 @@ class Loop:
             self.state.run.status = "stopped"
             self.recorder.record_event("stopped", f"by {self.request.name}")
         elif self.state.stop is not None:
-            self.recorder.record_event("stopped early", self.state.stop)
+            self.recorder.record_event("stopped early", str(self.state.stop))
 
     def _train_epoch(self) -> None:
         """Train for an epoch, or for the rest of one."""

@@ -60,6 +60,18 @@ class Criterion:
             return str(self.setting["name"])
         return self.setting
 
+    @property
+    def kind(self) -> str | None:
+        """The name of what it computes, also where it was given as torch's own object.
+
+        None for a callable that isn't one of those that have names.
+        """
+        loss = _find_module(self.mean)
+        for name, (kind, _) in LOSSES.items():
+            if _is_one_of(loss, (getattr(nn, kind),)):
+                return name
+        return None
+
     def total(
         self, output: Any, target: Any, weights: Tensor | None = None
     ) -> tuple[Tensor, Weight]:
@@ -211,7 +223,8 @@ def _make_checked(choice: Choice) -> Criterion:
         loss: Any = made.mean
         weights = [getattr(loss, name, None) for name in _TENSORS]
         width = max([2, *(w.numel() for w in weights if w is not None)])
-        output, label = torch.zeros(1, width), torch.zeros(1, dtype=torch.int64)
+        output = torch.zeros(1, width, dtype=torch.float32)
+        label = torch.zeros(1, dtype=torch.int64)
         loss(output, label if isinstance(loss, _CLASS_LOSSES) else output)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ArgumentError(f"loss {choice} cannot be made: {error}") from None

@@ -29,6 +29,8 @@ def _sum_each(rows: Iterable[Tensor]) -> Tensor:
 
 def _has_classes(output: Tensor, target: Tensor) -> bool:
     """Tell classes from logits by the shapes."""
+    check_tensor("output", output)
+    check_tensor("target", target)
     if output.shape == target.shape:
         return False
     classes = output.shape[1:2]
@@ -42,7 +44,22 @@ def _has_classes(output: Tensor, target: Tensor) -> bool:
     )
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Check that a model's output, or its target, is one tensor.
+
+    Raises:
+        TrainingError: It is a tuple, a dictionary or the like.
+    """
+    if not isinstance(value, Tensor):
+        raise TrainingError(
+            f"metrics need one tensor as {name}; got {type(value).__name__}. "
+            "Use a step that returns output and target."
+        )
+
+
 def _check_same_shape(output: Tensor, target: Tensor) -> None:
+    check_tensor("output", output)
+    check_tensor("target", target)
     if output.shape != target.shape:
         raise TrainingError(
             "metrics of errors need an output and a target of one shape; got output "

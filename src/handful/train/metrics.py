@@ -19,7 +19,8 @@ Those from ``accuracy`` to ``f1`` take two kinds of output and target:
 
 - classes: outputs of shape ``(N, C)`` or ``(N, C, d…)``, the larger the likelier, and
   integer targets in ``[0, C)`` of shape ``(N,)`` or ``(N, d…)``. A target of -100,
-  which cross-entropy ignores too, counts nowhere.
+  which cross-entropy ignores too, counts nowhere; in a training, nor does the
+  loss's ``ignore_index`` where it is another.
 - logits: outputs of the targets' shape, one logit for two classes or L logits for L
   labels that don't exclude each other; above 0 the answer is 1, and above 0.5 the
   target is.
@@ -88,7 +89,8 @@ class Metric:
     Attributes:
         name: Its name in the history, after ``train_`` or ``valid_``.
         total: Function of (output, target) that returns the batch's totals: a tensor of
-            the same shape for every batch. Called without gradients.
+            the same shape for every batch. Called without gradients. In a training,
+            labels that the loss ignores are -100 in the target.
         finish: Function of (totals of all batches, number of samples) that returns the
             value; the totals are on the CPU, in float64. None: the total, one number,
             divided by the samples.

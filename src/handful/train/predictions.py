@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def write_table(to: Path, outputs: Tensor, table: dict[str, NDArray[Any]]) -> No
 
     Args:
         to: The file, ``.csv``, ``.parquet`` or ``.npy``; replaced where it exists.
-        outputs: The model's outputs, what ``.npy`` holds.
+        outputs: The model's outputs, what ``.npy`` holds; bfloat16 as float32.
         table: What the others hold; see `prediction_table`.
 
     Raises:
@@ -80,7 +81,8 @@ def write_table(to: Path, outputs: Tensor, table: dict[str, NDArray[Any]]) -> No
         raise unknown_choice("the ending of the file", to.suffix, PREDICTION_SUFFIXES)
     temporary = to.with_name(f".{to.name}.tmp{suffix}")
     if suffix == ".npy":
-        np.save(temporary, outputs.numpy())
+        half = outputs.dtype is torch.bfloat16  # a dtype that NumPy doesn't have
+        np.save(temporary, (outputs.float() if half else outputs).numpy())
     elif suffix == ".csv":
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -14,8 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handful.errors import ArgumentError, CheckpointError, RunError
+from handful.runs.changes import describe_changes
 from handful.runs.folder import RunFolder
-from handful.runs.run import STEP_DTYPE, Run, read_lines, read_meta, read_steps
+from handful.runs.run import (
+    STEP_DTYPE,
+    Run,
+    read_config,
+    read_lines,
+    read_meta,
+    read_steps,
+)
 from handful.train.checkpoint import (
     Checkpoint,
     drop_checkpoints_after,
@@ -311,6 +319,9 @@ def _continue_run(run: Run, folder: RunFolder) -> Checkpoint:
     run.events = read_lines(folder.path / "events.jsonl")
     run.events += [_event("damaged checkpoint", reason) for reason in reasons]
     run.events.append(_event("resumed", f"from {path.name}"))
+    changes = describe_changes(read_config(folder.path / "config.yaml"), run.config)
+    if changes:
+        run.events.append(_event("settings changed", changes))
     for name, value in run.identity.items():
         saved = before.get(name)
         if saved != value:

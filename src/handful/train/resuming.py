@@ -76,6 +76,31 @@ def _check_optimizer(loop: Loop, checkpoint: Checkpoint) -> None:
             f"optimizer must be the one that {loop.state.run.path} was trained with; "
             f"got {type(loop.optimizer).__name__}, and its state is of {kernel}."
         )
+    _check_groups(
+        [len(group["params"]) for group in checkpoint.optimizer["param_groups"]],
+        [len(group["params"]) for group in loop.optimizer.param_groups],
+    )
+
+
+def _check_groups(saved: list[int], here: list[int]) -> None:
+    """Compare the parameters of each group, of a checkpoint and of the optimiser."""
+    if len(saved) != len(here):
+        raise CheckpointError(
+            f"the optimizer of the checkpoint had {_count(len(saved), 'group')} of "
+            f"parameters, here {len(here)}. Groups that a callback added must be there "
+            "before fit: give the Trainer an optimizer that has them all."
+        )
+    for number, (before, now) in enumerate(zip(saved, here, strict=True)):
+        if before != now:
+            raise CheckpointError(
+                f"group {number} of the checkpoint's optimizer had "
+                f"{_count(before, 'parameter')}, here {now}. Give the Trainer an "
+                "optimizer with the same parameters in each group."
+            )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _restore_weights(loop: Loop, checkpoint: Checkpoint) -> None:

@@ -14,7 +14,10 @@ Unit: TypeAlias = Literal["epoch", "step"]
 UNITS: tuple[Unit, ...] = ("epoch", "step")
 """Every unit."""
 
-_LENGTH_ARGUMENTS: dict[Unit, str] = {"epoch": "epochs", "step": "max_steps"}
+_LENGTH_ARGUMENTS: dict[Unit, tuple[str, ...]] = {
+    "epoch": ("epochs", "unit=step with max_steps"),
+    "step": ("max_steps",),
+}
 
 
 def check_number(
@@ -102,7 +105,7 @@ def choose_length(name: str, given: int | None, total: int | None, unit: Unit) -
     """
     length = total if given is None else given
     if length is None:
-        ways = [*([name] if name else []), _LENGTH_ARGUMENTS[unit]]
+        ways = [*([name] if name else []), *_LENGTH_ARGUMENTS[unit]]
         raise ArgumentError(
             f"The number of {unit}s of the run must be known to this schedule "
             f"before it starts; got None. Give {', or '.join(ways)}."

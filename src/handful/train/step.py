@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from handful.errors import TrainingError, unknown_choice
 from handful.train.batches import BatchLayout, count_samples, map_tensors
+from handful.train.checks import explain_dtype
+from handful.train.labels import IGNORED_LABEL
 from handful.train.losses import Criterion, Weight, divide
 from handful.train.memory_format import lay_out_input
 from handful.train.precision import Precision, in_float32
@@ -31,6 +33,7 @@ class StepOutput:
         output: What the model returned; None where a user's step doesn't tell.
         target: What it was compared with; None likewise.
         sums: Further totals over the batch, by name; divided by ``weight`` in the end.
+        ignore_index: The label of ``target`` that the loss leaves out.
     """
 
     loss: Tensor
@@ -38,6 +41,7 @@ class StepOutput:
     output: Any = None
     target: Any = None
     sums: dict[str, Tensor] = field(default_factory=dict)
+    ignore_index: int = IGNORED_LABEL
 
 
 class Step(Protocol):
@@ -88,13 +92,13 @@ class CriterionStep:
         if weights is not None:
             loss, weight = criterion.weighted(output, target, weights)
             self._check_loss(loss)
-            return StepOutput(loss, weight, output, target)
+            return self._tell(loss, weight, output, target)
         loss = criterion.mean(output, target)
         if self._is_new:
             self._check_loss(loss)
         if isinstance(target, Tensor):
-            return StepOutput(loss, criterion.weigh(target), output, target)
-        return StepOutput(loss, count_samples(batch), output, target)
+            return self._tell(loss, criterion.weigh(target), output, target)
+        return self._tell(loss, count_samples(batch), output, target)
 
     def total(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return the sum of the batch's losses; see `Step.total`."""
@@ -102,10 +106,10 @@ class CriterionStep:
         if weights is None and not isinstance(target, Tensor):
             loss, count = self.criterion.mean(output, target), count_samples(batch)
             self._check_loss(loss)
-            return StepOutput(loss * count, count, output, target)
+            return self._tell(loss * count, count, output, target)
         loss, weight = self.criterion.total(output, target, weights)
         self._check_loss(loss)
-        return StepOutput(loss, weight, output, target)
+        return self._tell(loss, weight, output, target)
 
     def for_evaluation(self) -> CriterionStep:
         """Return the same without what is known of the training's labels alone."""
@@ -118,16 +122,28 @@ class CriterionStep:
         if self.memory_format == "channels_last":
             args = [lay_out_input(value) for value in args]
             kwargs = {key: lay_out_input(value) for key, value in kwargs.items()}
-        if self._precision.is_plain:
-            output = model(*args, **kwargs)
-        else:
-            output = self._precision.forward(model, args, kwargs)
+        try:
+            if self._precision.is_plain:
+                output = model(*args, **kwargs)
+            else:
+                output = self._precision.forward(model, args, kwargs)
+        except (RuntimeError, ValueError) as error:
+            said = explain_dtype(error, {**dict(enumerate(args)), **kwargs}, model)
+            if said is None:
+                raise
+            raise said from error
         if self.inspect is not None:
             inspect, self.inspect = self.inspect, None
             inspect(output, target)
         if self._is_new:
             self.criterion = self.criterion.fitted(output)
         return output, target, weights
+
+    def _tell(
+        self, loss: Tensor, weight: Weight, output: Any, target: Any
+    ) -> StepOutput:
+        ignored = self.criterion.ignore_index
+        return StepOutput(loss, weight, output, target, ignore_index=ignored)
 
     def _check_loss(self, loss: Any) -> None:
         """Check the first loss, which a callable of the user's may have made."""
