@@ -14,6 +14,7 @@ from handful.train.batches import BatchLayout, count_samples
 from handful.train.checks import (
     check_finite_loss,
     check_last_batch,
+    check_requires_grad,
     notes_on_accumulation,
 )
 from handful.train.labels import check_labels, find_targets
@@ -105,8 +106,9 @@ class FirstStep:
         """Check the first loss, before the update.
 
         Raises:
-            TrainingError: It is not finite.
+            TrainingError: It is not finite, or has no gradient.
         """
+        check_requires_grad(made.loss)
         if self.layout.sample_weight is not None and float(made.weight) == 0:
             return  # no sample of the batch counts, so there is no mean
         check_finite_loss(made.loss, batch)
