@@ -256,13 +256,12 @@ def test_steps_alone_leave_a_run_without_epochs(folder: Path) -> None:
     assert _same_steps("steps", "epochs")
 
 
-def test_schedule_that_needs_the_epochs_is_refused_before_the_folder(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_schedule_of_epochs_takes_their_number_from_the_steps(folder: Path) -> None:
     argv = ["train", "mine.py:recipe", "--max-steps", "7", "--schedule", "cosine"]
-    assert main([*argv, "--out", "r"]) == 2
-    assert "epochs" in capsys.readouterr().err
-    assert not (folder / "r").exists()
+    assert main([*argv, "--out", "r"]) == 0
+    rates = Run.load(folder / "r").steps["lr"]
+    assert len(rates) == 7  # of four epochs of two steps, the last one cut short
+    assert rates[6] < 0.2 * rates[0]
 
 
 def test_value_that_torch_alone_refuses_makes_no_folder(
