@@ -11,12 +11,16 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch._dynamo
 from measure import markdown_table
 from torch import Tensor, nn
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import TensorDataset
 
+from handful import DataLoader
 from handful.train.backward import make_backward
 from handful.train.batches import BatchLayout
 from handful.train.engine import EagerEngine, StepSettings
@@ -106,6 +110,42 @@ class Parts:
 
         return run
 
+    def gradients(self) -> Callable[[], object]:
+        """Return forward and `torch.autograd.grad`."""
+        params = list(self.model.parameters())
+        return lambda: torch.autograd.grad(self.forward(), params)
+
+    def backward_to_inputs(self) -> Callable[[], None]:
+        """Return forward and backward with the parameters named."""
+        params = list(self.model.parameters())
+
+        def run() -> None:
+            self.clear()
+            self.forward().backward(inputs=params)
+
+        return run
+
+    def layers_forward(self) -> Tensor:
+        """Call the layers' `forward`, past their `__call__` and its hooks."""
+        value = self.inputs
+        for layer in self.model:
+            value = layer.forward(value)
+        return value
+
+    def loader_time(self, kind: Callable[..., Any]) -> float:
+        """Return microseconds a batch of a loader: the mean of an epoch, of the best.
+
+        Most batches of handful's are cut from one that was gathered for many.
+        """
+        data = TensorDataset(self.inputs.repeat(500, 1), self.target.repeat(500))
+        loader = kind(data, batch_size=len(self.inputs), shuffle=True)
+        times = []
+        for _ in range(5):
+            started = time.perf_counter()
+            count = sum(1 for _ in loader)
+            times.append((time.perf_counter() - started) / count * 1e6)
+        return min(times)
+
     def engine_step(self) -> Callable[[], object]:
         """Return a step of handful's engine."""
         precision = Precision("float32", torch.device("cpu"))
@@ -126,11 +166,15 @@ def list_ways(parts: Parts) -> dict[str, Callable[[], object]]:
     counts = [torch.zeros(()) for _ in parts.model.parameters()]
     together = torch.zeros(len(counts))
     return {
+        "forward": lambda: parts.model(parts.inputs),
+        "forward, past `Module.__call__`": parts.layers_forward,
         "forward and loss": parts.forward,
         "forward, backward by `torch.autograd.backward`": parts.backward(direct=False),
         "forward, backward by autograd's engine called directly": parts.backward(
             direct=True
         ),
+        "forward, backward with `inputs=`": parts.backward_to_inputs(),
+        "forward, `torch.autograd.grad`": parts.gradients(),
         "Adam's `step()`, default": parts.make_optimizer().step,
         "Adam's `step()`, foreach": parts.make_optimizer(foreach=True).step,
         "Adam's `step()`, fused": parts.make_optimizer(fused=True).step,
@@ -157,7 +201,11 @@ def main() -> None:
         "MNIST 784-128-10": Parts((784, 128, 10), 32),
     }
     columns = {
-        title: {name: measure(run, blocks) for name, run in list_ways(parts).items()}
+        title: {
+            "a batch of PyTorch's loader": parts.loader_time(TorchDataLoader),
+            "a batch of handful's loader": parts.loader_time(DataLoader),
+            **{name: measure(run, blocks) for name, run in list_ways(parts).items()},
+        }
         for title, parts in works.items()
     }
     names = list(next(iter(columns.values())))

@@ -556,3 +556,13 @@ def test_a_plateau_that_looks_the_wrong_way_is_refused() -> None:
     )
     with pytest.raises(ArgumentError, match="mode"):
         trainer.fit(make_loader(), make_loader(), epochs=2)
+
+
+def test_a_callback_that_takes_its_stop_back_lets_the_run_go_on() -> None:
+    class Undecided(Callback):
+        def on_step(self, state: FitState) -> None:
+            state.stop = False  # type: ignore[assignment]
+
+    run = make_trainer(callbacks=[Undecided()]).fit(make_loader(), epochs=2)
+    assert len(run.steps) == 8
+    assert not [event for event in run.events if event["kind"] == "stopped early"]

@@ -122,7 +122,7 @@ class Loop:
         if self.request.signal is not None and not self._has_all_epochs():
             self.state.run.status = "stopped"
             self.recorder.record_event("stopped", f"by {self.request.name}")
-        elif self.state.stop is not None:
+        elif self.state.stop:
             self.recorder.record_event("stopped early", str(self.state.stop))
 
     def _train_epoch(self) -> None:
@@ -302,7 +302,7 @@ class Loop:
         """Say whether all steps are done, or someone has a reason to stop."""
         state = self.state
         has_all = state.max_steps is not None and state.step >= state.max_steps
-        return has_all or state.stop is not None
+        return has_all or bool(state.stop)
 
     def _is_over(self) -> bool:
         """Say whether the run ends here, in mid-epoch or not."""
@@ -334,7 +334,7 @@ class Loop:
         return time.perf_counter() - self._recorded_at
 
     def _decide_to_stop(self) -> None:
-        if self.early_stopping is None or self.state.stop is not None:
+        if self.early_stopping is None or self.state.stop:
             return
         self.state.stop = self.early_stopping.reason_to_stop(
             self.monitor.values,

@@ -71,13 +71,6 @@ def all_end_alike(found: Found) -> Finding:
     return decide(bool(np.ptp(sgd) < 0.03), figures, when=when)
 
 
-def single_wants_own_rate(found: Found) -> Finding:
-    """Compare the rates that were best."""
-    rates = [found["sgd"][name]["lr"] for name in NAMES]
-    figures = f"best rates of single samples, batches of 32, all samples: {rates}"
-    return decide(len(set(rates)) > 1, figures)
-
-
 def noise_regularises(found: Found) -> Finding:
     """Test the difference of validation losses at the same training loss."""
     helps = all(_is_lower(one["differences"]) for one in found.values())
