@@ -17,11 +17,10 @@ from handful.lessons.digits_3_vs_7 import (
     ZEROED_RESHUFFLED,
     Digits,
     load_threes_and_sevens,
-    run,
     train,
     update_as_printed,
 )
-from handful.lessons.lesson import LessonOptions, LessonResult
+from handful.lessons.lesson import LessonResult
 
 LEAF_ERROR = "a leaf Variable that requires grad is being used in an in-place operation"
 
@@ -35,14 +34,7 @@ def small() -> Digits:
     return load_threes_and_sevens(is_small=True)
 
 
-@pytest.fixture(scope="module")
-def corrected() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=1))
-
-
-@pytest.fixture(scope="module")
-def as_printed() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=1, as_printed=True))
+SEED = 1
 
 
 def _descend_in_numpy(

@@ -13,7 +13,7 @@ from sklearn.datasets import make_regression
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from handful.errors import TrainingError
-from handful.lessons.feeding import run, train_by_loader
+from handful.lessons.feeding import train_by_loader
 from handful.lessons.feeding_measure import draw_ways, measure_ways
 from handful.lessons.feeding_ways import (
     Way,
@@ -21,21 +21,11 @@ from handful.lessons.feeding_ways import (
     make_manual_batches,
     make_ways,
 )
-from handful.lessons.lesson import LessonOptions, LessonResult
+from handful.lessons.lesson import LessonResult
 
 
 class RunHandful(Protocol):
     def __call__(self, *args: str | Path, timeout_seconds: float = 60): ...
-
-
-@pytest.fixture(scope="module")
-def corrected() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=3))
-
-
-@pytest.fixture(scope="module")
-def as_printed() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=3, as_printed=True))
 
 
 def _regression() -> tuple[np.ndarray, np.ndarray]:

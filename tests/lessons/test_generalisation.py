@@ -19,21 +19,10 @@ from handful.lessons.generalisation import (
     WINE,
     make_model,
     measure_target,
-    run,
     split_case,
 )
-from handful.lessons.lesson import LessonOptions, LessonResult
+from handful.lessons.lesson import LessonResult
 from handful.lessons.over_seeds import format_spread, judge_pairs
-
-
-@pytest.fixture(scope="module")
-def corrected() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=3))
-
-
-@pytest.fixture(scope="module")
-def as_printed() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=3, as_printed=True))
 
 
 def read_layers(model: nn.Module) -> list[list[np.ndarray]]:

@@ -31,7 +31,6 @@ from handful.lessons.images_from_csv import (
     VARIANTS,
     make_csv_loader,
     read_source,
-    run,
 )
 from handful.lessons.lesson import LessonOptions, LessonResult
 
@@ -42,14 +41,7 @@ class RunHandful(Protocol):
     def __call__(self, *args: str | Path, timeout_seconds: float = 60): ...
 
 
-@pytest.fixture(scope="module")
-def corrected() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=1))
-
-
-@pytest.fixture(scope="module")
-def as_printed() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=1, as_printed=True))
+SEED = 1
 
 
 @pytest.fixture

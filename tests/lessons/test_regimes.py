@@ -13,20 +13,10 @@ from sklearn.datasets import load_wine
 from torch import nn
 
 from handful.data.loader import DataLoader
-from handful.lessons.lesson import LessonOptions, LessonResult
-from handful.lessons.regimes import ALL, FEW, RATES, SINGLE, SIZES, run
+from handful.lessons.lesson import LessonResult
+from handful.lessons.regimes import ALL, FEW, RATES, SINGLE, SIZES
 from handful.recipes import wine
 from handful.train.run_recipe import make_initial_model
-
-
-@pytest.fixture(scope="module")
-def corrected() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=3))
-
-
-@pytest.fixture(scope="module")
-def as_printed() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=3, as_printed=True))
 
 
 def train(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from handful.lessons.lesson import LessonOptions, LessonResult
+from handful.lessons.lesson import LessonResult
 from handful.lessons.shuffling import (
     ANEW,
     ONCE,
@@ -18,7 +18,6 @@ from handful.lessons.shuffling import (
     judge_orders,
     measure_orders,
     put_in_order,
-    run,
     sign_test,
 )
 from handful.recipes import wine
@@ -27,16 +26,6 @@ from handful.train.run_recipe import make_initial_model
 
 class RunHandful(Protocol):
     def __call__(self, *args: str | Path, timeout_seconds: float = 60): ...
-
-
-@pytest.fixture(scope="module")
-def corrected() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=3))
-
-
-@pytest.fixture(scope="module")
-def as_printed() -> LessonResult:
-    return run(LessonOptions(quick=True, seed=3, as_printed=True))
 
 
 def _train_in_plain_torch(order: str, *, epochs: int, seed: int) -> list[float]:

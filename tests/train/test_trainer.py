@@ -287,6 +287,9 @@ def test_a_loss_that_cannot_fit_is_refused_at_the_first_step(
         ({"loss_average": "x"}, "loss_average must be 'samples' or 'batches'"),
         ({"device": "cpuu"}, "device must be 'auto' or one that torch can use"),
         ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"log_norms": "no"}, "log_norms must be true or false; got 'no'"),
+        ({"clip_norm": -1.0}, "clip_norm must be a finite number above 0"),
+        ({"ema": 1.0}, "ema must be between 0 and 1"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(

@@ -121,13 +121,27 @@ def lock_run(path: Path) -> FileLock:
     Raises:
         RunError: Another training holds it.
     """
-    lock = FileLock(path / "run.lock")
+    return lock_file(path / "run.lock", "training", "run_dir=")
+
+
+def lock_file(path: Path, user: str, argument: str) -> FileLock:
+    """Lock a folder by a file in it; the lock dies with the process.
+
+    Args:
+        path: The file of the lock.
+        user: What holds such a lock, for the error: ``"training"``.
+        argument: What names the folder in Python, for the error: ``"run_dir="``.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(
-            f"{path} is in use by another training. "
-            "Wait for it, or choose another folder with --out (run_dir=)."
+            f"{path.parent} is in use by another {user}. "
+            f"Wait for it, or choose another folder with --out ({argument})."
         ) from None
     return lock
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from handful.errors import ArgumentError, HandfulError, RunError
 from handful.runs.files import to_json, write_atomic
+from handful.runs.folder import lock_file
 from handful.runs.study import Study, read_rows
 from handful.runs.study_row import Row, row_to_json
 
@@ -56,7 +57,7 @@ def open_folder(path: Path, study: Study, *, resume: bool) -> StudyFolder:
     _check_folder(path, holds_study=holds_study, resume=resume)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = _lock(path)
+        lock = lock_file(path / "lock", "comparison", "out=")
     except OSError as error:
         if isinstance(error, HandfulError):
             raise
@@ -87,18 +88,6 @@ def _check_folder(path: Path, *, holds_study: bool, resume: bool) -> None:
         return
     if not path.is_dir() or any(p.name != "lock" for p in path.iterdir()):
         raise RunError(f"{path} must be a new or an empty folder, or a study's.")
-
-
-def _lock(path: Path) -> FileLock:
-    lock = FileLock(path / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(
-            f"{path} is in use by another comparison. "
-            "Wait for it, or choose another folder with --out (out=)."
-        ) from None
-    return lock
 
 
 def _take_rows(path: Path, study: Study) -> None:

@@ -16,22 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from handful.errors import unknown_choice
-
 MEMORY_FORMATS = ("contiguous", "channels_last")
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-
-
-def check_memory_format(value: object) -> str:
-    """Return the name of a format, or ``"auto"``.
-
-    Raises:
-        ArgumentError: There is none of that name.
-    """
-    if value not in ("auto", *MEMORY_FORMATS):
-        raise unknown_choice("memory_format", value, ("auto", *MEMORY_FORMATS))
-    return str(value)
 
 
 def takes_images(model: nn.Module, batch: Any) -> bool:

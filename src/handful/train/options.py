@@ -243,6 +243,15 @@ OPTIONS: dict[str, Option] = {
 """Name -> what is known of it, in the order in which commands tell of them."""
 
 
+def check_option(name: str, value: object) -> Any:
+    """Return the value of one of `OPTIONS` as it is kept.
+
+    Raises:
+        ArgumentError: It is out of range, or of a wrong kind.
+    """
+    return OPTIONS[name].check(value, name=name)
+
+
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as they are kept, each checked.
 
@@ -257,9 +266,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name not in OPTIONS:
             raise unknown_choice("an entry of options", name, OPTIONS)
-    return {
-        name: OPTIONS[name].check(value, name=name) for name, value in options.items()
-    }
+    return {name: check_option(name, value) for name, value in options.items()}
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -26,12 +26,9 @@ from handful.train.batches import (
 from handful.train.callbacks import Callback
 from handful.train.choices import (
     ChoiceLike,
-    check_count,
     check_epochs,
     check_lr,
-    check_positive,
     check_seed,
-    check_share,
 )
 from handful.train.engine import StepSettings
 from handful.train.evaluation import evaluate_model, predict_model
@@ -41,7 +38,6 @@ from handful.train.generators import seeded_generators
 from handful.train.losses import Loss, make_criterion
 from handful.train.memory_format import (
     align_state,
-    check_memory_format,
     strides_restored,
 )
 from handful.train.metrics import make_metrics
@@ -50,6 +46,7 @@ from handful.train.optimizers import (
     check_optimizer_arguments,
     optimizer_states,
 )
+from handful.train.options import check_option
 from handful.train.precision import Precision
 from handful.train.predictions import write_predictions
 from handful.train.progress import make_progress
@@ -60,7 +57,7 @@ from handful.train.signals import stop_requests
 from handful.train.step import StepFunction
 from handful.train.stopping import EarlyStopping
 from handful.train.summary import ModelSummary, summarize_model
-from handful.train.threads import check_threads, restored_threads
+from handful.train.threads import restored_threads
 from handful.train.torch_schedule import TorchSchedule, is_torch_schedule
 from handful.train.weights import LoadedWeights, load_weights, save_weights
 
@@ -218,25 +215,25 @@ class Trainer:
         self.metrics = make_metrics(metrics)
         self.train_metrics = make_metrics(train_metrics)
         self.monitor = monitor
-        self.monitor_mode = _check_mode(monitor_mode)
-        self.early_stopping = _make_stopping(early_stopping)
-        self.accumulate = check_count(accumulate, name="accumulate")
-        self.micro_batch_size = _check_optional("micro_batch_size", micro_batch_size)
+        self.monitor_mode = check_option("monitor_mode", monitor_mode)
+        self.early_stopping = check_option("early_stopping", early_stopping)
+        self.accumulate = check_option("accumulate", accumulate)
+        self.micro_batch_size = check_option("micro_batch_size", micro_batch_size)
         self.gradients = StepSettings(
-            clip_norm=_check_limit("clip_norm", clip_norm),
-            clip_value=_check_limit("clip_value", clip_value),
-            wants_norm=log_norms,
+            clip_norm=check_option("clip_norm", clip_norm),
+            clip_value=check_option("clip_value", clip_value),
+            wants_norm=check_option("log_norms", log_norms),
         )
         Precision(precision, self.device)  # finds a wrong name now
         self.precision = precision
-        self.ema = None if ema is None else check_share(ema, name="ema")
+        self.ema = check_option("ema", ema)
         self.averages: AveragedWeights | None = None
         self._versions: list[int] = []
         self.layout = BatchLayout(target, sample_weight)
         self.seed = None if seed is None else check_seed(seed)
         self.loss_average = loss_average
-        self.num_threads = check_threads(num_threads)
-        self.memory_format = check_memory_format(memory_format)
+        self.num_threads = check_option("num_threads", num_threads)
+        self.memory_format = check_option("memory_format", memory_format)
         self.callbacks = (*_check_callbacks(callbacks), make_progress(progress))
 
     def fit(
@@ -296,9 +293,9 @@ class Trainer:
             train=train,
             valid=valid,
             epochs=None if epochs is None else check_epochs(epochs),
-            max_steps=_check_optional("max_steps", max_steps),
-            valid_every=_check_optional("valid_every", valid_every),
-            checkpoint_every=_check_optional("checkpoint_every", checkpoint_every),
+            max_steps=check_option("max_steps", max_steps),
+            valid_every=check_option("valid_every", valid_every),
+            checkpoint_every=check_option("checkpoint_every", checkpoint_every),
             extra=settings or {},
         )
         with ExitStack() as stack:
@@ -470,12 +467,6 @@ def _make_schedule(value: Any) -> Schedule | TorchSchedule:
     return TorchSchedule(value) if is_torch_schedule(value) else make_schedule(value)
 
 
-def _make_stopping(value: int | EarlyStopping | None) -> EarlyStopping | None:
-    if value is None or isinstance(value, EarlyStopping):
-        return value
-    return EarlyStopping(patience=check_count(value, name="early_stopping"))
-
-
 def _check_callbacks(callbacks: Sequence[Callback]) -> Sequence[Callback]:
     if isinstance(callbacks, Callback):
         raise ArgumentError(f"callbacks must be a list; got {callbacks!r} alone.")
@@ -486,17 +477,3 @@ def _check_callbacks(callbacks: Sequence[Callback]) -> Sequence[Callback]:
                 "Derive a class from it, and give an object of that."
             )
     return callbacks
-
-
-def _check_mode(value: str | None) -> str | None:
-    if value not in (None, "min", "max"):
-        raise ArgumentError(f"monitor_mode must be 'min' or 'max'; got {value!r}.")
-    return value
-
-
-def _check_optional(name: str, value: int | None) -> int | None:
-    return None if value is None else check_count(value, name=name)
-
-
-def _check_limit(name: str, value: float | None) -> float | None:
-    return None if value is None else check_positive(value, name=name)
