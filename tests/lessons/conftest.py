@@ -1,18 +1,22 @@
-"""Lessons run once for a file: its ``run``, with its ``SEED`` where it has one."""
+"""A file's lesson, run once for its tests, with the file's ``SEED`` where it has one."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from handful.lessons.lesson import LessonOptions, LessonResult
+from handful.lessons.registry import load_lesson
 
 SEED = 3
 
 
 def _run(request: pytest.FixtureRequest, *, as_printed: bool) -> LessonResult:
+    name = Path(request.module.__file__).stem.removeprefix("test_").replace("_", "-")
     seed = getattr(request.module, "SEED", SEED)
     options = LessonOptions(quick=True, seed=seed, as_printed=as_printed)
-    return request.module.run(options)
+    return load_lesson(name)(options)
 
 
 @pytest.fixture(scope="module")
