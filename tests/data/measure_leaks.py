@@ -79,11 +79,7 @@ def open_and_drop(loader: DataLoader) -> None:
 def holdings() -> dict[str, int]:
     """Count what the process holds of the system."""
     own = Path("/proc/self")
-    children = [
-        pid
-        for task in (own / "task").iterdir()
-        for pid in (task / "children").read_text(encoding="ascii").split()
-    ]
+    children = [pid for task in (own / "task").iterdir() for pid in children_of(task)]
     maps = (own / "maps").read_text(encoding="utf-8").splitlines()
     names = [str(pid) for pid in (os.getpid(), *children)]
     shared = [
@@ -95,6 +91,14 @@ def holdings() -> dict[str, int]:
         "descriptors": len(list((own / "fd").iterdir())),
         "shared segments": sum("/dev/shm/" in line for line in maps) + len(shared),
     }
+
+
+def children_of(task: Path) -> list[str]:
+    """List the processes that a thread has started; none if it has just ended."""
+    try:
+        return (task / "children").read_text(encoding="ascii").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def settled_holdings(expected: dict[str, int]) -> dict[str, int]:
