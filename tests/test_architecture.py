@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"errors", "extras"},
     "datasets": {"data", "errors", "extras"},
     "train": {"data", "runs", "errors", "extras"},
-    "studies": {"train", "data", "runs", "errors", "extras"},
+    "studies": {"train", "data", "runs", "reference", "errors", "extras"},
     "report": {"runs", "errors", "extras"},
     "reference": {"errors"},
     "recipes": {"datasets", "train", "data", "errors"},

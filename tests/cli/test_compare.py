@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from handful.cli.compare import describe_study
+from handful.cli.compare_table import describe_study
 from handful.cli.main import main
 from handful.runs.study import Study
 
@@ -51,6 +51,8 @@ slow = recipe.override(name="slow", make_model=lambda: Slow(4, 2))
 broken = recipe.override(name="broken", make_data=fail)
 """
 
+GOLDEN = Path(__file__).parent.parent / "studies" / "golden" / "study-1"
+
 VARY = ["--vary", "batch-size=10,full", "--vary", "lr=0.1"]
 
 
@@ -74,13 +76,17 @@ def test_study_lies_in_studies_and_the_end_shows_the_table(
     out = capsys.readouterr().out
     assert out.count("\ntrial=") == 3
     assert f"{describe_study(study)}\n\nstudy   {path.relative_to(folder)}\n" in out
-    header, small, full = describe_study(study).splitlines()
-    assert header.split()[:5] == [
-        *("batch_size", "lr", "train_loss", "valid_loss", "seconds")
-    ]
-    assert re.match(r"10 +0\.1 +0\.\d+ ± 0\.\d+ +0\.\d+ ± 0\.\d+ +", small)
+    setup, _, header, small, full, _, *notes = describe_study(study).splitlines()
+    assert setup == "mine  lr=0.1  2 epochs  2 seeds"
+    assert header.split()[:4] == ["batch_size", "train_loss", "valid_loss", "seconds"]
+    assert re.match(r"10 +0\.\d+ ± 0\.\d+ +0\.\d+ ± 0\.\d+ +0\.\d+ +0 of 2", small)
     assert full.startswith("full")
     assert full.split()[-4:-1] == ["0", "of", "2"]
+    assert re.match(r"Best valid_loss: 0\.\d+ ± 0\.\d+ with batch_size=10\.", notes[-1])
+    for name in ("curves", "scaling"):
+        for ending in ("png", "svg"):
+            assert (path / f"{name}.{ending}").stat().st_size > 1000
+            assert f"figure  {path.relative_to(folder)}/{name}.{ending}\n" in out
 
 
 def test_quiet_prints_the_folder_alone_and_the_same_command_goes_on(
@@ -103,9 +109,11 @@ def test_diverged_trials_are_counted_in_the_table(
     vary = ["--vary", "lr=0.1,1e39", "--vary", "optimizer=sgd,sgd:momentum=0.9"]
     assert main(["compare", "mine.py:recipe", *vary, "--seeds", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "diverged" in lines[5]
-    assert [line.split()[-1] for line in lines[6:10]] == ["0", "0", "1", "1"]
-    assert "sgd:momentum=0.9" in lines[7]
+    assert lines[7].split()[-1] == "diverged"
+    assert [line[-6:] for line in lines[8:12]] == ["0 of 1"] * 2 + ["1 of 1"] * 2
+    assert "sgd:momentum=0.9" in lines[9]
+    assert lines[13] == "Values: one seed, of the trials that finished."
+    assert lines[15] == "Diverged: a loss became NaN or infinite."
 
 
 def test_failed_trials_are_told_by_their_reason(
@@ -115,6 +123,7 @@ def test_failed_trials_are_told_by_their_reason(
     assert main([*argv, "0,1"]) == 0
     out = capsys.readouterr().out
     assert "failed  2 of 4 trials: OSError: the disk is gone\n" in out
+    assert out.count("1 of 2") == 2  # in the column of failed trials
     assert main([*argv, "1,2"]) == 1
     assert "the disk is gone" in capsys.readouterr().err
 
@@ -129,6 +138,7 @@ def test_failed_trials_are_told_by_their_reason(
         ("--vary lr=0.1,1e-1", "got 0.1 twice, which makes two equal rows"),
         ("--vary lr=1 --vary lr=2", "--vary must name lr once; got it twice"),
         ("--vary seed=1,2", "vary must not name the seed"),
+        ("--vary backend=numpi", "backend must be one of keras, numpy, torch, trainer"),
         ("--vary optimizer=sgd:momentum=much", "momentum of optimizer 'sgd' must be"),
         ("--vary lr=1 --seeds none", "--seeds must be a whole number from 1 on"),
         ("--vary lr=1 --seeds 1,1", "--seeds must be seeds that differ; got '1,1'"),
@@ -166,6 +176,50 @@ def test_an_unknown_target_is_told_before_any_folder_is_made(
     assert main(argv) == 2
     assert "Did you mean 'valid_loss'?" in capsys.readouterr().err
     assert not (folder / "studies").exists()
+
+
+def test_a_table_wider_than_the_terminal_goes_on_below_with_its_settings() -> None:
+    study = Study.load(GOLDEN)
+    whole, narrow = describe_study(study), describe_study(study, width=60)
+    assert max(map(len, whole.splitlines())) > 80
+    tables = narrow.split("\n\n")[1:-1]
+    assert len(tables) > 2
+    for table in tables:
+        lines = table.splitlines()
+        assert [line.split()[0] for line in lines] == [
+            *("batch_size", "16", "16", "full", "full")
+        ]
+        assert max(map(len, lines)) <= 60
+    values = [words for table in tables for words in _columns(table)]
+    assert values == _columns(whole.split("\n\n")[1])
+
+
+def _columns(table: str) -> list[str]:
+    """Return the headings of a table, those of its settings left out."""
+    return re.split(r"  +", table.splitlines()[0])[2:]
+
+
+def test_backends_are_compared_in_columns_and_refused_in_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["compare", "mine.py:recipe", "--vary", "backend=numpy,torch,trainer"]
+    argv += ["--seeds", "2", "--epochs", "2", "--out", "s"]
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert "Add --vary optimizer=sgd, or leave numpy out." in err
+    assert err.count("\n") == 1
+    assert not (folder / "s").exists()
+    assert main([*argv, "--vary", "optimizer=sgd"]) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("mine  optimizer=sgd") :].splitlines()
+    assert re.split(r"  +", table[2])[-4:] == [
+        *("seconds", "µs/step", "weights differ", "losses differ")
+    ]
+    assert [line.split()[0] for line in table[3:6]] == ["numpy", "torch", "trainer"]
+    assert table[3].split()[-2:] == ["0", "0"]
+    for line in table[4:6]:
+        assert max(float(word) for word in line.split()[-2:]) < 1e-5
+    assert any(line.startswith("Differ: greatest distance") for line in table)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")

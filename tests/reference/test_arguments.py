@@ -25,6 +25,8 @@ SETTINGS: dict[str, Any] = {
     "weights": initial_weights("softmax", 2, 3, hidden=0, seed=0),
 }
 LINE = initial_weights("linear", 2, 1, hidden=0, seed=0)
+DEEP = initial_weights("mlp_tanh", 2, 3, hidden=[4, 5], seed=0)
+DEEP["hidden2_weight"] = np.zeros((3, 5))
 BAD_ORDER = np.zeros((3, 6), np.int64)
 
 WRONG: list[tuple[dict[str, Any], type[HandfulError], str]] = [
@@ -54,6 +56,21 @@ WRONG: list[tuple[dict[str, Any], type[HandfulError], str]] = [
         {"model": "mlp_relu"},
         ArgumentError,
         r"^`weights` must be hidden_weight, .*for ml",
+    ),
+    (
+        {"weights": {"bias": np.zeros(3)}},
+        ArgumentError,
+        r"^`weights` must be weight, bias for softmax; got bias\.",
+    ),
+    (
+        {"weights": {"weight": np.zeros(3)}},
+        ArgumentError,
+        r"^`weights` must have shapes .*; got \{'weight': \(3,\)\}",
+    ),
+    (
+        {"model": "mlp_tanh", "weights": DEEP},
+        ArgumentError,
+        r"^`weights` must have shapes .*'hidden2_weight': \(4, 5\).* got .*\(3, 5\)",
     ),
     (
         {"X": X[:, :1]},

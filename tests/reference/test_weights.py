@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from handful.reference.weights import (
     MODELS,
     flatten_weights,
     initial_weights,
+    layer_names,
     weight_shapes,
 )
 
@@ -21,6 +24,24 @@ def test_initial_weights_have_the_models_names_shapes_and_order(model: str) -> N
     assert {name: array.shape for name, array in weights.items()} == shapes
     assert list(weights) == list(shapes)
     assert {array.dtype for array in weights.values()} == {np.dtype(np.float64)}
+
+
+def test_each_hidden_layer_has_a_weight_and_a_bias_of_its_own() -> None:
+    shapes = weight_shapes("mlp_relu", 5, 3, [7, 6, 4])
+    assert shapes == {
+        "hidden_weight": (5, 7),
+        "hidden_bias": (7,),
+        "hidden2_weight": (7, 6),
+        "hidden2_bias": (6,),
+        "hidden3_weight": (6, 4),
+        "hidden3_bias": (4,),
+        "output_weight": (4, 3),
+        "output_bias": (3,),
+    }
+    weights = initial_weights("mlp_relu", 5, 3, [7, 6, 4], seed=0)
+    assert {name: array.shape for name, array in weights.items()} == shapes
+    assert layer_names(weights)[1] == ("hidden2_weight", "hidden2_bias")
+    assert weight_shapes("mlp_relu", 5, 3, [7]) == weight_shapes("mlp_relu", 5, 3, 7)
 
 
 def test_initial_weights_keep_the_spread_of_standardized_inputs() -> None:
@@ -62,10 +83,12 @@ def test_unknown_model_names_the_nearest() -> None:
         ("linear", (0, 1, 0), "num_features"),
         ("softmax", (1, 1, 0), "num_classes"),
         ("mlp_relu", (1, 2, 0), "hidden"),
+        ("mlp_relu", (1, 2, [3, 0]), "hidden"),
+        ("mlp_relu", (1, 2, []), "hidden"),
     ],
 )
 def test_size_out_of_range_is_named(
-    model: str, sizes: tuple[int, int, int], name: str
+    model: str, sizes: tuple[int, int, Any], name: str
 ) -> None:
     with pytest.raises(
         ArgumentError, match=rf"^`{name}` must be . or more for {model}"

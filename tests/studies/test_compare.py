@@ -26,7 +26,7 @@ from handful.runs.run import Run
 from handful.runs.study import Study
 from handful.runs.study_row import Row, row_to_json
 from handful.studies.compare import compare
-from handful.studies.peak_memory import read_peak, start_peak
+from handful.studies.peak_memory import PeakMemory, read_peak, start_peak
 from handful.studies.stopwatch import Stopwatch
 from handful.train.callbacks import FitState
 
@@ -87,6 +87,20 @@ def test_row_says_final_and_best_values_and_the_gap(line: Recipe) -> None:
     assert row.noise_end["gradient_squared"] < row.noise_start["gradient_squared"]
 
 
+def test_noise_at_the_start_is_the_same_whatever_else_a_study_varies(
+    line: Recipe,
+) -> None:
+    sizes = [3, 8, "full"]
+    together = run(line, {"batch_size": sizes, "loss": ["mse", "mae"]}, seeds=[5])
+    found = {tuple(row.settings.values()): row.noise_start for row in together.rows}
+    for size in sizes:
+        for loss in ("mse", "mae"):
+            alone = run(line, {"batch_size": [size], "loss": [loss]}, seeds=[5]).rows[0]
+            assert alone.noise_start is not None
+            assert alone.noise_start == found[size, loss]
+    assert len({str(noise) for noise in found.values()}) == 6
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory through /proc")
 def test_peak_memory_is_counted_from_now_on_and_in_rows(line: Recipe) -> None:
     np.ones(16_000_000)  # 128 MB before, which don't count
@@ -101,6 +115,19 @@ def test_peak_memory_is_counted_from_now_on_and_in_rows(line: Recipe) -> None:
     assert 48e6 < second < 96e6
     row = run(line, {"lr": [0.1]}, seeds=1).rows[0]
     assert isinstance(row.peak_memory_bytes, int)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory through /proc")
+def test_memory_taken_in_a_pause_does_not_count() -> None:
+    memory = PeakMemory()
+    kept = [np.ones(4_000_000)]  # 32 MB
+    memory.pause()
+    kept.append(np.ones(8_000_000))
+    memory.go_on()
+    kept.append(np.ones(2_000_000))
+    found = memory.read()
+    assert found is not None
+    assert 40e6 < found < 60e6
 
 
 def test_diverged_and_failed_trials_are_rows_and_the_others_go_on(recipes: Any) -> None:

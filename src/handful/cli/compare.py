@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import shlex
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,15 @@ from handful.cli.settings import (
     check_schedule,
     normalize_recipe,
 )
-from handful.cli.tables import format_figure, format_table
 from handful.cli.train import ended_by_sigterm
 from handful.errors import ArgumentError
 from handful.recipes.registry import check_recipe_name
-from handful.runs.study_row import format_setting
 from handful.studies.axes import check_axis, check_vary, split_vary
 from handful.studies.budget import parse_budget, parse_target
 from handful.train.choices import check_count, check_epochs, check_seed
 
 if TYPE_CHECKING:
     from handful.runs.study import Study
-    from handful.runs.study_table import Cell, Summary
 
 STUDIES = Path("studies")
 """Where studies lie unless ``--out`` says otherwise."""
@@ -71,12 +69,14 @@ def compare(
         list[str],
         typer.Option(
             metavar="NAME=A,B,...",
-            help="Values of a setting, such as batch-size=1,10,full. Repeatable.",
+            help="Values of a setting: batch-size=1,10,full, lr=0.01,0.1, "
+            "optimizer=adam,sgd:momentum=0.9, backend=trainer,numpy,torch,keras, and "
+            "any other that a recipe has. Repeatable: all combinations are trained.",
         ),
     ],
     seeds: Annotated[
         str,
-        typer.Option(metavar="N|A,B,...", help="How many seeds, or which. [3]"),
+        typer.Option(metavar="N|A,B,...", help="How many seeds, or which."),
     ] = "3",
     epochs: Annotated[
         str | None, typer.Option(metavar="N", help="Epochs of each trial.")
@@ -204,30 +204,38 @@ def _carry_out(request: _Request, out: Path | None, *, quiet: bool) -> None:
 
 def _report(study: Study, *, quiet: bool) -> None:
     """Draw the study; print the table and where all lies."""
+    from handful.cli.compare_table import describe_study
+
     figures = _draw(study)
     if quiet:
         typer.echo(study.path)
         return
-    typer.echo(f"\n{describe_study(study)}\n")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    typer.echo(f"\n{describe_study(study, width=width)}\n")
     for line in _describe_failures(study):
         typer.echo(line)
     typer.echo(f"study   {study.path}")
-    for figure in figures:
-        typer.echo(f"curves  {figure}")
+    for file in figures:
+        typer.echo(f"figure  {file}")
 
 
 def _draw(study: Study) -> list[Path]:
-    """Draw the loss over epochs, steps, samples and seconds; the best settings only.
+    """Draw the study into its folder; nothing where no trial has a record."""
+    if study.path is None:
+        return []
+    return [*_draw_curves(study, study.path), *_draw_scaling(study, study.path)]
 
-    Nothing is drawn where no trial has a record.
-    """
+
+def _draw_curves(study: Study, folder: Path) -> list[Path]:
+    """Draw the loss over epochs, steps, samples and seconds; the best settings only."""
+    from handful.cli.compare_table import choose_name
     from handful.report.bands import draw_four_axes
     from handful.report.saving import save_figure
     from handful.report.study_curves import read_four_axes
 
-    name = "valid_loss" if "valid_loss" in study.names else "train_loss"
+    name = choose_name(study)
     cells = [cell for cell in study.table() if name in cell.values]
-    if not cells or study.path is None:
+    if not cells:
         return []
     shown = sorted(cells, key=lambda cell: cell.values[name].mean)[:MOST_DRAWN]
     title = "" if len(shown) == len(cells) else f"The best {len(shown)} of {len(cells)}"
@@ -236,43 +244,23 @@ def _draw(study: Study) -> list[Path]:
         y_label=_LABELS[name],
         title=title,
     )
-    return save_figure(figure, study.path / "curves")
+    return save_figure(figure, folder / "curves")
 
 
-def describe_study(study: Study) -> str:
-    """Return the table of a study: a line per cell, mean ± standard deviation."""
-    names = [n for n in study.names if n.startswith(("train_", "valid_"))]
-    headers = [*study.axes, *names, "seconds"]
-    has_bad = any(row.status != "finished" for row in study.rows)
-    headers += ["diverged"] if has_bad else []
-    headers += [study.target, "after s"] if study.target else []
-    rows = [
-        _describe_cell(study, cell, names, has_bad=has_bad) for cell in study.table()
-    ]
-    return format_table(headers, rows, left=len(study.axes))
+def _draw_scaling(study: Study, folder: Path) -> list[Path]:
+    """Draw noise, time and memory against the batch size, where it has several."""
+    from handful.report.saving import save_figure
+    from handful.report.scaling import draw_scaling
+    from handful.report.study_scaling import read_scaling
 
-
-def _describe_cell(
-    study: Study, cell: Cell, names: Sequence[str], *, has_bad: bool
-) -> list[str]:
-    line = [format_setting(value) for value in cell.settings.values()]
-    line += [_describe_summary(name, cell.values.get(name)) for name in names]
-    line.append(_describe_summary("seconds", cell.seconds))
-    if has_bad:
-        line.append(str(cell.num_diverged))
-    if study.target:
-        line.append(f"{cell.num_reached} of {len(study.seeds)}")
-        line.append(_describe_summary("seconds", cell.target_seconds))
-    return line
-
-
-def _describe_summary(name: str, summary: Summary | None) -> str:
-    if summary is None:
-        return "-"
-    mean = format_figure(name, summary.mean)
-    if math.isnan(summary.std):
-        return mean
-    return f"{mean} ± {format_figure(name, summary.std)}"
+    scaling = read_scaling(study)
+    if not scaling:
+        return []
+    shown = dict(list(scaling.items())[:MOST_DRAWN])
+    title = f"{study.recipe}: what a larger batch changes"
+    if len(shown) < len(scaling):
+        title += f" (the first {len(shown)} of {len(scaling)} settings)"
+    return save_figure(draw_scaling(shown, title=title), folder / "scaling")
 
 
 def _describe_failures(study: Study) -> list[str]:

@@ -1,7 +1,8 @@
 """Mini-batch gradient descent written out three times, to be read.
 
-Nothing else of the package needs this room, and of the package it imports the errors
-alone. Read it in this order:
+Of the package it imports the errors alone. Comparisons can run it in the trainer's
+place: ``handful compare RECIPE --vary backend=trainer,numpy,torch,keras``. Read it in
+this order:
 
 1. `handful.reference.one_weight`: a line through the origin has one weight, so its loss
    is a parabola that can be drawn. What a gradient step is, and what a rate does.
@@ -9,7 +10,7 @@ alone. Read it in this order:
 3. `handful.reference.order`: which sample is in which batch, and how an order that is
    seeded in the wrong place repeats itself in each epoch.
 4. `handful.reference.numpy_descent`: linear regression, softmax regression and a
-   network with one hidden layer, every gradient written by hand.
+   network with hidden layers, every gradient written by hand.
 5. `handful.reference.torch_descent`: the same, with automatic differentiation.
 6. `handful.reference.keras_descent`: the same in Keras on TensorFlow, fed by `tf.data`.
 

@@ -72,7 +72,8 @@ def read_weights(
 
     Args:
         model: One of `handful.reference.weights.MODELS`.
-        weights: Name -> array of the shape that `weight_shapes` says.
+        weights: Name -> array of the shape that `weight_shapes` says. Biases may be
+            missing: a layer without one adds nothing.
         X: Features, ``(N, n)``, as `read_data` returns them.
         y: Values or classes, as `read_data` returns them.
 
@@ -83,25 +84,30 @@ def read_weights(
         ArgumentError: A name or a shape is wrong.
         DataError: A class in ``y`` has no output.
     """
-    names = list(weight_shapes(model, 1, 1, 1))
-    if set(weights) != set(names):
+    num_hidden = sum(name.endswith("weight") for name in weights) - 1
+    names = list(weight_shapes(model, 1, 1, [1] * max(num_hidden, 1)))
+    needed = {name for name in names if name.endswith("weight")}
+    if not needed <= set(weights) <= set(names):
         raise ArgumentError(
             f"`weights` must be {', '.join(names)} for {model}; "
             f"got {', '.join(weights) or 'none'}. initial_weights() makes them."
         )
-    copies = {name: np.array(weights[name], X.dtype) for name in names}
-    hidden, bias = copies[names[1]], copies[names[-1]]  # the same with a single layer
-    shapes = weight_shapes(model, X.shape[1], bias.size, hidden.size)
+    copies = {
+        name: np.array(weights[name], X.dtype) for name in names if name in weights
+    }
     given = {name: value.shape for name, value in copies.items()}
-    if given != shapes:
+    sizes = [given[name][-1] if given[name] else 0 for name in names if name in needed]
+    *hidden, num_outputs = sizes
+    shapes = weight_shapes(model, X.shape[1], num_outputs, hidden)
+    if given != {name: shapes[name] for name in given}:
         raise ArgumentError(
             f"`weights` must have shapes {shapes} for {model} with {X.shape[1]} "
             f"features; got {given}. initial_weights() makes them."
         )
-    if model != "linear" and not 0 <= y.min() <= y.max() < bias.size:
+    if model != "linear" and not 0 <= y.min() <= y.max() < num_outputs:
         raise DataError(
-            f"`y` must hold classes from 0 to {bias.size - 1}, as `weights` have "
-            f"{bias.size} outputs; got {y.min()} to {y.max()}."
+            f"`y` must hold classes from 0 to {num_outputs - 1}, as `weights` have "
+            f"{num_outputs} outputs; got {y.min()} to {y.max()}."
         )
     return copies
 

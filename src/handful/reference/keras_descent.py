@@ -9,6 +9,7 @@ Keras and TensorFlow are optional: ``pip install "handful[keras]"``. They are lo
 
 from __future__ import annotations
 
+import functools
 import importlib
 import time
 from collections.abc import Callable, Mapping
@@ -21,9 +22,9 @@ import numpy.typing as npt
 from handful.errors import ArgumentError, MissingExtraError
 from handful.reference.arguments import check_steps, read_data, read_weights
 from handful.reference.trace import Trace, make_trace
-from handful.reference.weights import FloatArray, flatten_weights
+from handful.reference.weights import FloatArray, flatten_weights, layer_names
 
-__all__ = ["descend"]
+__all__ = ["descend", "import_tensorflow_and_keras"]
 
 
 def descend(
@@ -45,7 +46,8 @@ def descend(
     `handful.reference.numpy_descent.descend`. Keras keeps the learning rate in float32
     whatever the dtype, so that the weights agree with the other two to about seven
     digits. The first step of each size of batch is compiled, which takes most of the
-    time of a short descent and is part of ``seconds``.
+    time of a short descent and is part of ``seconds``; a descent with the same model,
+    shapes and rate as the one before it goes on with the compiled step.
 
     Args:
         model: ``linear``, ``softmax``, ``mlp_tanh`` or ``mlp_relu``.
@@ -75,13 +77,16 @@ def descend(
     inputs, targets = read_data(model, X, y, dtype)  # (N, n); (N, 1) or (N,)
     values = read_weights(model, weights, inputs, targets)
     check_steps(batch_size, epochs, lr, order, len(inputs))
-    tf, keras = _import_tensorflow_and_keras()
-    network = _make_network(keras, model, values)
-    take_step = _make_step(tf, keras, model, network, lr)
+    tf, _ = import_tensorflow_and_keras()
+    shapes = tuple((name, array.shape) for name, array in values.items())
+    network, take_step = _make_network_and_step(model, shapes, inputs.dtype.name, lr)
+    # Kernel and bias of each layer in turn, which is the order of the names.
+    network.set_weights(list(values.values()))
+    batches = iter(_feed(tf, inputs, targets, order, batch_size))
     losses: list[float] = []
     path = [flatten_weights(values)] if keep_path else None
     start = time.perf_counter()
-    for batch_inputs, batch_targets in _feed(tf, inputs, targets, order, batch_size):
+    for batch_inputs, batch_targets in batches:
         losses.append(float(take_step(batch_inputs, batch_targets)))
         if path is not None:
             path.append(flatten_weights(_read_back(values, network)))
@@ -96,30 +101,36 @@ def descend(
     )
 
 
+@functools.lru_cache(maxsize=1)
+def _make_network_and_step(
+    model: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], dtype: str, lr: float
+) -> tuple[Any, Callable[[Any, Any], Any]]:
+    """Make a network of zeros, and the function that takes one step with it."""
+    tf, keras = import_tensorflow_and_keras()
+    network = _make_network(keras, model, dict(shapes), dtype)
+    return network, _make_step(tf, keras, model, network, lr)
+
+
 def _make_network(
-    keras: ModuleType, model: str, values: Mapping[str, FloatArray]
+    keras: ModuleType, model: str, shapes: Mapping[str, tuple[int, ...]], dtype: str
 ) -> Any:
-    """Make the layers and give them the initial weights."""
-    kernels = [array for array in values.values() if array.ndim == 2]
+    """Make the layers, with weights of zeros, so that no random number is drawn."""
+    layers = layer_names(shapes)
     # Each layer: f(X W + b) (Bishop, sections 3.1, 4.3.4 and 5.1). The last has no f:
     # its outputs are the prediction of "linear", the logits of the others.
-    activations = [model.removeprefix("mlp_")] * (len(kernels) - 1) + ["linear"]
-    layers = [
-        # Zeros until the weights are set below, so that no random number is drawn.
-        keras.layers.Dense(
-            kernel.shape[1],
+    activations = [model.removeprefix("mlp_")] * (len(layers) - 1) + ["linear"]
+    first = shapes[layers[0][0]]  # (n, H), (n, C) or (n, 1)
+    # (n,): Keras leaves the batch's dimension out.
+    network = keras.Sequential([keras.Input(first[:1], dtype=dtype)])
+    for (weight, bias), activation in zip(layers, activations, strict=True):
+        dense = keras.layers.Dense(
+            shapes[weight][1],
             activation=activation,
+            use_bias=bias in shapes,
             kernel_initializer="zeros",
-            dtype=kernel.dtype.name,
+            dtype=dtype,
         )
-        for kernel, activation in zip(kernels, activations, strict=True)
-    ]
-    shape = (kernels[0].shape[0],)  # (n,): Keras leaves the batch's dimension out
-    network = keras.Sequential(
-        [keras.Input(shape, dtype=kernels[0].dtype.name), *layers]
-    )
-    # Kernel and bias of each layer in turn, which is the order of the names.
-    network.set_weights(list(values.values()))
+        network.add(dense)
     return network
 
 
@@ -186,8 +197,16 @@ def _read_back(
     return dict(zip(values, network.get_weights(), strict=True))
 
 
-def _import_tensorflow_and_keras() -> tuple[ModuleType, ModuleType]:
-    """Import the two, or say how they are installed."""
+def import_tensorflow_and_keras() -> tuple[ModuleType, ModuleType]:
+    """Import the two.
+
+    Returns:
+        The modules ``tensorflow`` and ``keras``.
+
+    Raises:
+        ArgumentError: Keras was told to run on something other than TensorFlow.
+        MissingExtraError: One of them is not installed.
+    """
     try:
         tf = importlib.import_module("tensorflow")
         keras = importlib.import_module("keras")

@@ -15,7 +15,12 @@ import numpy.typing as npt
 from handful.reference.arguments import check_steps, read_data, read_weights
 from handful.reference.order import split_batches
 from handful.reference.trace import Trace, make_trace
-from handful.reference.weights import FloatArray, check_model, flatten_weights
+from handful.reference.weights import (
+    FloatArray,
+    check_model,
+    flatten_weights,
+    layer_names,
+)
 
 __all__ = ["descend", "loss_and_gradients"]
 
@@ -117,10 +122,13 @@ def loss_and_gradients(
     """
     check_model(model)
     if model == "linear":
-        return _linear(weights, X, y)
-    if model == "softmax":
-        return _softmax(weights, X, y)
-    return _mlp(weights, X, y, activation=model.removeprefix("mlp_"))
+        loss, gradients = _linear(weights, X, y)
+    elif model == "softmax":
+        loss, gradients = _softmax(weights, X, y)
+    else:
+        loss, gradients = _mlp(weights, X, y, activation=model.removeprefix("mlp_"))
+    # In the order of the layers, and none for a bias that a layer lacks.
+    return loss, {name: gradients[name] for name in weights}
 
 
 def _linear(
@@ -128,7 +136,7 @@ def _linear(
 ) -> tuple[float, _Gradients]:
     m = len(X)
     # Linear model: y_hat = X w + b (Bishop, section 3.1).
-    predicted = X @ weights["weight"] + weights["bias"]  # (m, 1)
+    predicted = X @ weights["weight"] + weights.get("bias", 0)  # (m, 1)
     error = predicted - y  # (m, 1)
     # Mean squared error: L = 1/m sum (y_hat - y)^2 (Goodfellow, section 5.1.4).
     loss = np.mean(error**2)
@@ -146,7 +154,7 @@ def _softmax(
     weights: Mapping[str, FloatArray], X: FloatArray, y: npt.NDArray[np.int64]
 ) -> tuple[float, _Gradients]:
     # Activations of the classes: a = X W + b (Bishop, section 4.3.4).
-    logits = X @ weights["weight"] + weights["bias"]  # (m, C)
+    logits = X @ weights["weight"] + weights.get("bias", 0)  # (m, C)
     loss, d_logits = _cross_entropy(logits, y)  # (m, C)
     return loss, {
         # dL/dW = X^T dL/da (Bishop, equation 4.109, for all classes at once).
@@ -162,24 +170,30 @@ def _mlp(
     *,
     activation: str,
 ) -> tuple[float, _Gradients]:
-    # Forward (Bishop, section 5.1): a = X W1 + b1, h = f(a), logits = h W2 + b2.
-    a = X @ weights["hidden_weight"] + weights["hidden_bias"]  # (m, H)
-    h = np.tanh(a) if activation == "tanh" else np.maximum(a, 0)  # (m, H)
-    logits = h @ weights["output_weight"] + weights["output_bias"]  # (m, C)
-    loss, d_logits = _cross_entropy(logits, y)  # (m, C)
-    # Back to the hidden units: dL/dh = dL/dlogits W2^T (Bishop, equation 5.56).
-    d_h = d_logits @ weights["output_weight"].T  # (m, H)
-    # f'(a) = 1 - tanh(a)^2 (Bishop, equation 5.60); the rectifier max(a, 0) has slope 1
-    # above 0 and, by convention, 0 at and below it (Goodfellow, section 6.3).
-    slope = 1 - h**2 if activation == "tanh" else (a > 0).astype(a.dtype)  # (m, H)
-    d_a = d_h * slope  # (m, H)
+    *hidden, output = layer_names(weights)
+    inputs = [X]  # of each layer, (m, n) and then (m, H)
+    # Forward (Bishop, section 5.1), layer by layer: a = h W + b, and on goes h = f(a).
+    for weight, bias in hidden:
+        a = inputs[-1] @ weights[weight] + weights.get(bias, 0)  # (m, H)
+        inputs.append(np.tanh(a) if activation == "tanh" else np.maximum(a, 0))
+    weight, bias = output
+    logits = inputs[-1] @ weights[weight] + weights.get(bias, 0)  # (m, C)
+    loss, error = _cross_entropy(logits, y)  # (m, C)
     # A weight's gradient: its input times the error of its output (Bishop, 5.53).
-    return loss, {
-        "hidden_weight": X.T @ d_a,  # (n, H)
-        "hidden_bias": d_a.sum(axis=0),  # (H,)
-        "output_weight": h.T @ d_logits,  # (H, C)
-        "output_bias": d_logits.sum(axis=0),  # (C,)
-    }
+    gradients = {weight: inputs[-1].T @ error, bias: error.sum(axis=0)}
+    for layer in reversed(range(len(hidden))):
+        # Back to the hidden units: dL/dh = dL/da W^T of the layer above (Bishop,
+        # equation 5.56).
+        d_h = error @ weights[weight].T  # (m, H)
+        # f'(a) = 1 - tanh(a)^2 (Bishop, equation 5.60); the rectifier max(a, 0) has
+        # slope 1 above 0 and, by convention, 0 at and below it (Goodfellow, 6.3).
+        h = inputs[layer + 1]  # (m, H)
+        slope = 1 - h**2 if activation == "tanh" else (h > 0).astype(h.dtype)  # (m, H)
+        error = d_h * slope  # dL/da, (m, H)
+        weight, bias = hidden[layer]
+        gradients[weight] = inputs[layer].T @ error  # (n, H) or (H, H)
+        gradients[bias] = error.sum(axis=0)  # (H,)
+    return loss, gradients
 
 
 def _cross_entropy(

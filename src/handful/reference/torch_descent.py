@@ -16,7 +16,12 @@ from torch.nn import functional
 
 from handful.reference.arguments import check_steps, read_data, read_weights
 from handful.reference.trace import Trace, make_trace
-from handful.reference.weights import FloatArray, check_model, flatten_weights
+from handful.reference.weights import (
+    FloatArray,
+    check_model,
+    flatten_weights,
+    layer_names,
+)
 
 __all__ = ["batch_loss", "descend"]
 
@@ -118,7 +123,7 @@ def batch_loss(
     check_model(model)
     if model == "linear":
         # Linear model: y_hat = X w + b (Bishop, section 3.1).
-        predicted = X @ weights["weight"] + weights["bias"]  # (m, 1)
+        predicted = X @ weights["weight"] + weights.get("bias", 0)  # (m, 1)
         # Mean squared error: L = 1/m sum (y_hat - y)^2 (Goodfellow, section 5.1.4).
         return functional.mse_loss(predicted, y)  # ()
     # Softmax, then L = -1/m sum ln p of the true class (Bishop, equations 4.104 and
@@ -127,13 +132,14 @@ def batch_loss(
 
 
 def _logits(model: str, weights: Mapping[str, Tensor], X: Tensor) -> Tensor:
-    if model == "softmax":
-        # Activations of the classes: a = X W + b (Bishop, section 4.3.4).
-        return X @ weights["weight"] + weights["bias"]  # (m, C)
-    # Forward (Bishop, section 5.1): a = X W1 + b1, h = f(a), logits = h W2 + b2.
-    a = X @ weights["hidden_weight"] + weights["hidden_bias"]  # (m, H)
-    h = torch.tanh(a) if model == "mlp_tanh" else torch.relu(a)  # (m, H)
-    return h @ weights["output_weight"] + weights["output_bias"]  # (m, C)
+    *hidden, (weight, bias) = layer_names(weights)
+    h = X  # (m, n)
+    # Forward (Bishop, section 5.1), layer by layer: a = h W + b, and on goes h = f(a).
+    for hidden_weight, hidden_bias in hidden:
+        a = h @ weights[hidden_weight] + weights.get(hidden_bias, 0)  # (m, H)
+        h = torch.tanh(a) if model == "mlp_tanh" else torch.relu(a)  # (m, H)
+    # Softmax regression has no hidden layer: a = X W + b (Bishop, section 4.3.4).
+    return h @ weights[weight] + weights.get(bias, 0)  # (m, C)
 
 
 def _arrays(values: Mapping[str, Tensor]) -> dict[str, FloatArray]:

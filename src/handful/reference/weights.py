@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = [
     "check_model",
     "flatten_weights",
     "initial_weights",
+    "layer_names",
     "weight_shapes",
 ]
 
@@ -24,7 +25,7 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 MODELS = ("linear", "softmax", "mlp_tanh", "mlp_relu")
 """The models: ``linear`` (linear regression, mean squared error), ``softmax`` (softmax
-regression, cross-entropy), ``mlp_tanh`` and ``mlp_relu`` (one hidden layer with that
+regression, cross-entropy), ``mlp_tanh`` and ``mlp_relu`` (hidden layers with that
 activation, softmax output, cross-entropy)."""
 
 
@@ -34,8 +35,23 @@ def check_model(model: str) -> None:
         raise unknown_choice("model", model, MODELS)
 
 
+def layer_names(weights: Iterable[str]) -> list[tuple[str, str]]:
+    """Name the weight and the bias of each layer, the first layer first.
+
+    Args:
+        weights: Names of weights, in the order of the layers. A layer may lack its
+            bias; it is named nevertheless.
+
+    Example:
+        >>> layer_names(["hidden_weight", "hidden_bias", "output_weight"])
+        [('hidden_weight', 'hidden_bias'), ('output_weight', 'output_bias')]
+    """
+    kernels = [name for name in weights if name.endswith("weight")]
+    return [(name, name.removesuffix("weight") + "bias") for name in kernels]
+
+
 def weight_shapes(
-    model: str, num_features: int, num_classes: int, hidden: int
+    model: str, num_features: int, num_classes: int, hidden: int | Sequence[int]
 ) -> dict[str, tuple[int, ...]]:
     """Name the weights of a model and their shapes, in the order of the layers.
 
@@ -43,12 +59,13 @@ def weight_shapes(
         model: One of `MODELS`.
         num_features: Number of features n.
         num_classes: Number of classes C. Not read for ``linear``.
-        hidden: Number of hidden units H. Read for the two with a hidden layer alone.
+        hidden: Number of hidden units H; of several hidden layers, the number of each.
+            Read for the two with hidden layers alone.
 
     Returns:
         For ``linear`` weight (n, 1) and bias (1,); for ``softmax`` weight (n, C) and
-        bias (C,); else hidden_weight (n, H), hidden_bias (H,), output_weight (H, C) and
-        output_bias (C,).
+        bias (C,); else hidden_weight (n, H), hidden_bias (H,), of further hidden layers
+        hidden2_weight and so on, output_weight (H, C) and output_bias (C,).
 
     Raises:
         ArgumentError: There is no such model.
@@ -58,16 +75,22 @@ def weight_shapes(
         return {"weight": (num_features, 1), "bias": (1,)}
     if model == "softmax":
         return {"weight": (num_features, num_classes), "bias": (num_classes,)}
-    return {
-        "hidden_weight": (num_features, hidden),
-        "hidden_bias": (hidden,),
-        "output_weight": (hidden, num_classes),
-        "output_bias": (num_classes,),
-    }
+    units = [hidden] if isinstance(hidden, int) else list(hidden)
+    sizes = [num_features, *units, num_classes]
+    numbers = range(1, len(units) + 1)
+    layers = [f"hidden{i}" if i > 1 else "hidden" for i in numbers] + ["output"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, rows, columns in zip(layers, sizes[:-1], sizes[1:], strict=True):
+        shapes |= {f"{layer}_weight": (rows, columns), f"{layer}_bias": (columns,)}
+    return shapes
 
 
 def initial_weights(
-    model: str, num_features: int, num_classes: int, hidden: int, seed: int
+    model: str,
+    num_features: int,
+    num_classes: int,
+    hidden: int | Sequence[int],
+    seed: int,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Draw the weights that a descent starts from.
 
@@ -79,8 +102,8 @@ def initial_weights(
         model: One of `MODELS`.
         num_features: Number of features n, at least 1.
         num_classes: Number of classes C, at least 2. Not read for ``linear``.
-        hidden: Number of hidden units H, at least 1. Read for the two models with a
-            hidden layer alone.
+        hidden: Number of hidden units H, at least 1, or that of each hidden layer. Read
+            for the two models with hidden layers alone.
         seed: 0 or more. The same arguments give the same weights.
 
     Returns:
@@ -120,12 +143,15 @@ def flatten_weights(weights: Mapping[str, FloatArray]) -> npt.NDArray[np.float64
     return np.concatenate(flat).astype(np.float64)
 
 
-def _check_sizes(model: str, num_features: int, num_classes: int, hidden: int) -> None:
+def _check_sizes(
+    model: str, num_features: int, num_classes: int, hidden: int | Sequence[int]
+) -> None:
     least = {"num_features": (num_features, 1)}
     if model != "linear":
         least["num_classes"] = (num_classes, 2)
     if model.startswith("mlp"):
-        least["hidden"] = (hidden, 1)
+        units = [hidden] if isinstance(hidden, int) else hidden
+        least["hidden"] = (min(units, default=0), 1)
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise ArgumentError(

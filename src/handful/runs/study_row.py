@@ -68,11 +68,15 @@ class Row:
     """Gradient noise after the last step."""
 
     peak_memory_bytes: int | None = None
-    """Most memory of the process beyond what it had before the trial; None where the
-    system doesn't tell."""
+    """Most memory of the process, while it trained and validated, beyond what it had
+    before the trial; None where the system doesn't tell."""
 
     identity: dict[str, Any] = field(default_factory=dict)
     """What the last bits of the numbers depend on."""
+
+    weights: list[float] | None = None
+    """The last weights, laid end to end in the order of the model's parameters; None
+    where ``backend`` is not varied, whose rows alone are compared by them."""
 
     @property
     def key(self) -> tuple[str, int]:

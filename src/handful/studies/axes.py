@@ -1,6 +1,7 @@
 """Axes: the settings that a study may vary, and their values as plain ones; no torch.
 
-A setting is a field of `Recipe` or one of `handful.train.options.OPTIONS`. A value is
+A setting is a field of `Recipe`, one of `handful.train.options.OPTIONS`, or the backend
+that trains. A value is
 checked by the function that checks it for a single training, and kept as JSON has it: a
 choice as its name, or as a mapping with ``name`` and its arguments.
 """
@@ -57,12 +58,34 @@ FIELDS: dict[str, Callable[..., Any]] = {
 }
 """Fields of a recipe that may be varied, and the check of each."""
 
+TRAINER = "trainer"
+"""The backend that a trial has unless another is asked for."""
+
+BACKENDS = (TRAINER, "numpy", "torch", "keras")
+"""What may train: the `Trainer`, or a descent of `handful.reference`."""
+
+
+def check_backend(value: object, *, name: str = "backend") -> str:
+    """Return one of `BACKENDS`; whether Keras is installed is not asked.
+
+    Raises:
+        ArgumentError: There is none of that name.
+    """
+    if not isinstance(value, str) or value not in BACKENDS:
+        raise unknown_choice(name, value, BACKENDS)
+    return value
+
+
+OF_STUDIES: dict[str, Callable[..., Any]] = {"backend": check_backend}
+"""What only studies vary, no recipe having it."""
+
 NEVER_VARIED = ("checkpoint_every", "step")
 """Options that a trial has no use for, or that have no plain value."""
 
 AXES: dict[str, Callable[..., Any]] = {
     **FIELDS,
     **{name: o.check for name, o in OPTIONS.items() if name not in NEVER_VARIED},
+    **OF_STUDIES,
 }
 """Name -> check of each setting that may be varied."""
 
@@ -148,9 +171,11 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
     Args:
         recipe: The recipe.
-        settings: Plain values by the names of `AXES`.
+        settings: Plain values by the names of `AXES`; those that no recipe has change
+            nothing.
     """
     options = dict(recipe.options)
+    settings = {k: v for k, v in settings.items() if k not in OF_STUDIES}
     given = {k: v for k, v in settings.items() if k in FIELDS}
     if "epochs" in settings or "max_steps" in settings:
         options.pop("max_steps", None)

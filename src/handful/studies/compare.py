@@ -51,7 +51,11 @@ def compare(
             ``optimizer``, ``schedule``, ``epochs``, ``loss``, ``last_batch``,
             ``metrics``, and the arguments of `Trainer` that a recipe may have as
             options, such as ``clip_norm``. ``-`` and ``_`` mean the same; values may
-            be texts as on the command line.
+            be texts as on the command line. ``backend`` says what trains: the
+            ``"trainer"``, as everywhere else, or the descents of `handful.reference` in
+            ``"numpy"``, ``"torch"`` and ``"keras"``, on the CPU and from the same
+            weights in the same order; NumPy and TensorFlow decide themselves how many
+            threads they use.
         seeds: How many seeds, from 0 on, or the seeds themselves. A seed decides split,
             initial weights, order and random layers.
         epochs: Epochs of each trial; None for the recipe's.
@@ -74,7 +78,10 @@ def compare(
         The study. After Ctrl-C, the rows in ``out`` stay.
 
     Raises:
-        ArgumentError: An argument can't be used; found before anything is trained.
+        ArgumentError: An argument can't be used, or a backend can't train the recipe;
+            found before anything is trained.
+        DataError: A backend can't take the recipe's data; likewise.
+        MissingExtraError: Keras is asked for and not installed; likewise.
         RunError: The folder can't be used.
         TrainingError: A worker process died.
 

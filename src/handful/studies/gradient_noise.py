@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,24 @@ class GradientNoise:
     variance: float
     noise_scale: float | None
     relative_std: float | None
+
+    def at_batch_size(self, batch_size: int, num_samples: int) -> GradientNoise:
+        """Return the same noise with the relative deviation of another batch size.
+
+        It is that of a batch drawn without replacement from n samples, as an epoch
+        draws them: its variance is tr(Σ)/B · (n - B)/(n - 1), which is 0 for the full
+        batch.
+
+        Args:
+            batch_size: Samples of a step, above 0.
+            num_samples: n.
+        """
+        if self.gradient_squared <= 0:
+            return self
+        size = min(batch_size, num_samples)
+        rest = (num_samples - size) / max(num_samples - 1, 1)
+        spread = max(self.variance, 0.0) / size * rest
+        return replace(self, relative_std=math.sqrt(spread / self.gradient_squared))
 
     def describe(self) -> dict[str, float | None]:
         """Return the values by name."""
@@ -127,10 +145,6 @@ def estimate_noise(
 ) -> GradientNoise | None:
     """Return the estimates from the squared norms of gradients at two batch sizes.
 
-    The relative standard deviation is that of a batch drawn without replacement from
-    n samples, as an epoch draws them: its variance is tr(Σ)/B · (n - B)/(n - 1), which
-    is 0 for the full batch.
-
     Args:
         small_squared: Mean of |G_b|².
         large_squared: |G_B|².
@@ -146,14 +160,9 @@ def estimate_noise(
     variance = (small_squared - large_squared) / (1 / small - 1 / large)
     if not (math.isfinite(squared) and math.isfinite(variance)):
         return None
-    if squared <= 0:
-        return GradientNoise(squared, variance, None, None)
-    size = min(batch_size, num_samples)
-    rest = (num_samples - size) / max(num_samples - 1, 1)
-    spread = max(variance, 0.0) / size * rest
-    return GradientNoise(
-        squared, variance, variance / squared, math.sqrt(spread / squared)
-    )
+    scale = variance / squared if squared > 0 else None
+    noise = GradientNoise(squared, variance, scale, relative_std=None)
+    return noise.at_batch_size(batch_size, num_samples)
 
 
 def _flat_gradient(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:

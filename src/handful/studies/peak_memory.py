@@ -7,6 +7,29 @@ from pathlib import Path
 _PROCESS = Path("/proc/self")
 
 
+class PeakMemory:
+    """What this process holds at most from now on, pauses left out."""
+
+    def __init__(self) -> None:
+        self._held: int | None = 0
+        self._before = start_peak()
+
+    def pause(self) -> None:
+        """Let what is held at most from now on not count."""
+        added = read_peak(self._before)
+        self._held = None if self._held is None or added is None else self._held + added
+
+    def go_on(self) -> None:
+        """End a pause; what was taken in it counts neither now nor later."""
+        self._before = start_peak()
+
+    def read(self) -> int | None:
+        """Return the bytes beyond those at the start; None where they are unknown."""
+        self.pause()
+        self.go_on()
+        return self._held
+
+
 def start_peak() -> int | None:
     """Set the process's memory peak back to what it holds now.
 

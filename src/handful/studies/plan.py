@@ -9,6 +9,7 @@ from handful.errors import ArgumentError, unknown_choice
 from handful.runs.study import Study
 from handful.runs.study_row import format_settings
 from handful.studies.axes import check_vary, to_plain
+from handful.studies.backends import check_backend_fits
 from handful.studies.budget import Budget, Target, parse_budget, parse_target
 from handful.studies.trial import (
     Trial,
@@ -132,6 +133,7 @@ def check_cells(study: Study, runner: TrialRunner) -> tuple[str, ...]:
             trainer = make_trial_trainer(own, model)
             make_monitor(trainer, is_validated=valid is not None)
             _check_schedule(own, trial)
+            check_backend_fits(trial.backend, own, model, train, trial.budget)
         except ArgumentError as error:
             where = format_settings(trial.settings)
             raise ArgumentError(f"{error} This is with {where}.") from None

@@ -11,7 +11,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
@@ -86,7 +85,7 @@ class StudyLines(StudyProgress):
         parts = [f"trial={self._done}/{self._total}", format_settings(row.settings)]
         parts += [f"seed={row.seed}", f"status={row.status}"]
         parts += [f"{n}={write_number(value)}" for n, value in row.final.items()]
-        parts.append(f"seconds={row.seconds:.2f}")
+        parts.append(f"seconds={row.seconds:.3g}")
         if row.reason is not None:
             parts.append(f"reason={' '.join(row.reason.split())!r}")
         self._write(" ".join(parts))
@@ -102,16 +101,18 @@ class StudyBar(StudyProgress):
 
     def __init__(self, console: Console, name: str, *, is_upward: bool) -> None:
         super().__init__(name, is_upward=is_upward)
-        best = TextColumn("{task.fields[best]}", table_column=Column(no_wrap=True))
+        # The best takes what room is left, so that it alone is cut where that is short.
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._bar = Progress(
             TextColumn("trials"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
-            best,
+            TextColumn("left"),
+            TextColumn("{task.fields[best]}", table_column=rest),
             console=console,
             transient=True,
+            expand=True,
         )
         self._task = self._bar.add_task("trials", best="", total=None)
 

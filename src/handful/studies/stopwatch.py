@@ -48,6 +48,10 @@ class Stopwatch(Callback):
         self._before = 0.0
         self._mark = 0.0
 
+    def add(self, seconds: float) -> None:
+        """Count seconds of training that were measured elsewhere."""
+        self.seconds = self._before + seconds
+
     def on_run_start(self, state: FitState) -> None:
         """Start the clock."""
         self.run, self.state = state.run, state

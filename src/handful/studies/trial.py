@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from handful.data.loader import DataLoader
-from handful.data.order import mix_seed
 from handful.errors import TrainingError
 from handful.runs.run import Run
 from handful.runs.study_row import Row
-from handful.studies.axes import apply_settings
+from handful.studies.axes import TRAINER, apply_settings
+from handful.studies.backends import fit_written_out
 from handful.studies.budget import (
     Budget,
     Limits,
@@ -24,23 +24,16 @@ from handful.studies.budget import (
     epoch_samples,
     limit_trial,
 )
-from handful.studies.gradient_noise import (
-    NUM_BATCHES,
-    SMALL_BATCH,
-    measure_gradient_noise,
-)
-from handful.studies.peak_memory import read_peak, start_peak
+from handful.studies.noise_meter import NoiseMeter, measure_noise
+from handful.studies.peak_memory import PeakMemory
 from handful.studies.stopwatch import Stopwatch
-from handful.train.assembly import make_step
 from handful.train.options import split_options
-from handful.train.precision import Precision
 from handful.train.recipe import Recipe, Splits
 from handful.train.run_recipe import (
     make_initial_model,
     make_split_loader,
     make_trainer,
 )
-from handful.train.summary import has_lazy_layers
 from handful.train.threads import restored_threads
 from handful.train.trainer import Trainer
 
@@ -73,11 +66,17 @@ class Trial:
     stop_at_target: bool = False
     upward: tuple[str, ...] = ()
 
+    @property
+    def backend(self) -> str:
+        """What trains: one of `handful.studies.axes.BACKENDS`."""
+        return str(self.settings.get("backend", TRAINER))
+
 
 class TrialRunner:
     """Runs trials of one recipe, one after another.
 
-    The data of a seed are made once for all of its trials.
+    The data of a seed are made once for all of its trials, and the noise of gradients
+    before the first step is measured once for those that begin alike.
 
     Args:
         recipe: The recipe.
@@ -86,6 +85,7 @@ class TrialRunner:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self._splits: dict[int, Splits] = {}
+        self._meter = NoiseMeter()
 
     def splits(self, seed: int) -> Splits:
         """Return the recipe's data of a seed."""
@@ -110,19 +110,29 @@ class TrialRunner:
         watch = Stopwatch(target=trial.target, stop_at_target=trial.stop_at_target)
         try:
             splits = self.splits(trial.seed)
-            memory = start_peak()
+            memory = PeakMemory()
             bench = _Bench.prepare(self.recipe, trial, splits, watch)
-            noise_start = bench.measure_noise()
+            memory.pause()
+            noise_start = self._meter.measure_start(
+                *(bench.recipe, bench.trainer, bench.data),
+                seed=trial.seed,
+                settings=trial.settings,
+            )
+            memory.go_on()
             status, reason = bench.train()
+            peak = memory.read()
             row = _make_row(trial, watch, status, reason)
             if status != "finished":
-                return replace(row, noise_start=noise_start, **bench.facts(memory))
+                return replace(row, noise_start=noise_start, **bench.facts(peak))
             return replace(
                 row,
                 noise_start=noise_start,
-                noise_end=bench.measure_noise(),
+                noise_end=measure_noise(
+                    bench.recipe, bench.trainer, bench.data, seed=trial.seed
+                ),
+                weights=bench.read_weights() if "backend" in trial.settings else None,
                 **bench.compare_splits(row.final),
-                **bench.facts(memory),
+                **bench.facts(peak),
             )
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
@@ -134,6 +144,7 @@ class _Bench:
     """A trial's trainer and loaders, made once."""
 
     recipe: Recipe
+    backend: str
     seed: int
     data: Dataset[Any]
     trainer: Trainer
@@ -159,6 +170,7 @@ class _Bench:
         )
         return cls(
             recipe=own,
+            backend=trial.backend,
             seed=trial.seed,
             data=data,
             trainer=trainer,
@@ -171,14 +183,8 @@ class _Bench:
 
     def train(self) -> tuple[str, str | None]:
         """Train; return the row's status, and why where it didn't finish."""
-        fit_options = split_options(self.recipe.options)[1]
         try:
-            self.run = self.trainer.fit(
-                self.train_loader,
-                self.valid_loader,
-                epochs=self.recipe.epochs,
-                **fit_options,
-            )
+            self.run = self._fit()
         except TrainingError as error:
             self.run = self.watch.run
             return _find_nonfinite(self.run) or ("failed", str(error))
@@ -186,24 +192,23 @@ class _Bench:
             raise KeyboardInterrupt
         return _find_nonfinite(self.run) or ("finished", None)
 
-    def measure_noise(self) -> dict[str, float | None] | None:
-        """Return the noise of the model's gradients, None where it can't be had."""
-        count = len(self.data)  # type: ignore[arg-type]
-        if has_lazy_layers(self.trainer.model):
-            return None
-        try:
-            noise = measure_gradient_noise(
-                self.trainer.model,
-                self._draw_batches(count),
-                step=make_step(self.trainer, Precision("float32", self.trainer.device)),
-                device=self.trainer.device,
-                small=SMALL_BATCH,
-                num_samples=count,
-                batch_size=self._step_samples(count),
+    def _fit(self) -> Run:
+        if self.backend != TRAINER:
+            return fit_written_out(
+                self.backend,
+                self.recipe,
+                self.trainer,
+                self.data,
+                self.valid_loader,
+                seed=self.seed,
+                watch=self.watch,
             )
-        except Exception:  # What is wrong with the model, the training itself says.
-            return None
-        return None if noise is None else noise.describe()
+        return self.trainer.fit(
+            self.train_loader,
+            self.valid_loader,
+            epochs=self.recipe.epochs,
+            **split_options(self.recipe.options)[1],
+        )
 
     def compare_splits(self, final: Mapping[str, float]) -> dict[str, Any]:
         """Measure the training data in `eval` mode, and the gap to validation."""
@@ -213,7 +218,12 @@ class _Bench:
         gap = final["valid_loss"] - found["loss"] if "valid_loss" in final else None
         return {"train_eval": found, "generalization_gap": gap}
 
-    def facts(self, memory: int | None) -> dict[str, Any]:
+    def read_weights(self) -> list[float]:
+        """Return all weights, laid end to end in the order of the parameters."""
+        flat = [p.detach().flatten().tolist() for p in self.trainer.model.parameters()]
+        return [number for numbers in flat for number in numbers]
+
+    def facts(self, peak: int | None) -> dict[str, Any]:
         """Return what is known of every trial that began."""
         return {
             "epoch_samples": epoch_samples(
@@ -221,25 +231,9 @@ class _Bench:
                 self.recipe.batch_size,
                 drop_last=self.recipe.last_batch == "drop",
             ),
-            "peak_memory_bytes": read_peak(memory),
+            "peak_memory_bytes": peak,
             "identity": {} if self.run is None else self.run.identity,
         }
-
-    def _draw_batches(self, count: int) -> DataLoader[Any]:
-        """Return batches of samples drawn with replacement, the same for each call."""
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, "noise"))
-        size = SMALL_BATCH * NUM_BATCHES
-        drawn = torch.randint(count, (size,), generator=generator).tolist()
-        transform = self.recipe.eval_transform or self.recipe.batch_transform
-        return DataLoader(
-            Subset(self.data, drawn), SMALL_BATCH, seed=0, batch_transform=transform
-        )
-
-    def _step_samples(self, count: int) -> int:
-        size = self.recipe.batch_size
-        if size == "full":
-            return count
-        return int(size) * int(self.recipe.options.get("accumulate", 1))
 
 
 def limit_recipe(
