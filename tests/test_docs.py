@@ -22,22 +22,31 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 _BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 
 
-def test_blocks_of_the_guide_run_and_print_what_stands_below_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [("trainer", ("torchmetrics", "tensorboard")), ("files", ("pyarrow",))],
+)
+def test_blocks_of_a_page_run_and_print_what_stands_below_them(
+    name: str,
+    needed: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    for package in needed:
+        pytest.importorskip(package, reason=f"{package} is not installed")
     monkeypatch.chdir(tmp_path)
-    scope: dict[str, object] = {"__name__": "guide"}
-    blocks = list(_BLOCK.finditer(GUIDE))
-    assert len(blocks) > 20
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    scope: dict[str, object] = {"__name__": name}
+    blocks = list(_BLOCK.finditer(page))
+    assert len(blocks) > 3
     for block in blocks:
-        line = GUIDE.count("\n", 0, block.start()) + 1
-        code = "\n" * line + block[1]  # so that errors give the guide's own lines
-        exec(compile(code, "docs/trainer.md", "exec"), scope)
+        line = page.count("\n", 0, block.start()) + 1
+        code = "\n" * line + block[1]  # so that errors give the page's own lines
+        exec(compile(code, f"docs/{name}.md", "exec"), scope)
         printed = capsys.readouterr().out
         if block[2] is not None:
-            assert printed == block[2], f"docs/trainer.md, line {line}"
+            assert printed == block[2], f"docs/{name}.md, line {line}"
 
 
 def _rows(heading: str) -> str:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from handful.data.columns import Columns
-    from handful.data.loader import DataLoader, first
+    from handful.data.csv_file import read_csv
+    from handful.data.csv_schema import TableSchema
+    from handful.data.first_batch import first
+    from handful.data.image_files import ImageFiles
+    from handful.data.json_lines import JsonLines
+    from handful.data.length_buckets import LengthBuckets
+    from handful.data.loader import DataLoader
+    from handful.data.npy import read_npy, read_npz
+    from handful.data.padding import PadCollate
+    from handful.data.parquet_files import ParquetFiles
     from handful.errors import HandfulError
     from handful.recipes.registry import load_recipe
     from handful.runs.run import Run
@@ -37,19 +46,28 @@ _EXPORTS = {
     "DataLoader": "handful.data.loader",
     "EarlyStopping": "handful.train.stopping",
     "HandfulError": "handful.errors",
+    "ImageFiles": "handful.data.image_files",
+    "JsonLines": "handful.data.json_lines",
+    "LengthBuckets": "handful.data.length_buckets",
     "Metric": "handful.train.metrics",
+    "PadCollate": "handful.data.padding",
+    "ParquetFiles": "handful.data.parquet_files",
     "Recipe": "handful.train.recipe",
     "Run": "handful.runs.run",
     "Study": "handful.runs.study",
+    "TableSchema": "handful.data.csv_schema",
     "TensorBoard": "handful.train.tensorboard",
     "TorchSchedule": "handful.train.torch_schedule",
     "Trainer": "handful.train.trainer",
     "compare": "handful.studies.compare",
     "export_model": "handful.train.export",
-    "first": "handful.data.loader",
+    "first": "handful.data.first_batch",
     "load_recipe": "handful.recipes.registry",
     "load_weights": "handful.train.weights",
     "overfit_one_batch": "handful.train.overfit",
+    "read_csv": "handful.data.csv_file",
+    "read_npy": "handful.data.npy",
+    "read_npz": "handful.data.npy",
     "run_recipe": "handful.train.run_recipe",
     "save_weights": "handful.train.weights",
 }
@@ -60,10 +78,16 @@ __all__ = [
     "DataLoader",
     "EarlyStopping",
     "HandfulError",
+    "ImageFiles",
+    "JsonLines",
+    "LengthBuckets",
     "Metric",
+    "PadCollate",
+    "ParquetFiles",
     "Recipe",
     "Run",
     "Study",
+    "TableSchema",
     "TensorBoard",
     "TorchSchedule",
     "Trainer",
@@ -74,6 +98,9 @@ __all__ = [
     "load_recipe",
     "load_weights",
     "overfit_one_batch",
+    "read_csv",
+    "read_npy",
+    "read_npz",
     "run_recipe",
     "save_weights",
 ]

@@ -7,29 +7,53 @@ in a process of its own, so that nothing else allocates or opens files meanwhile
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 from handful import Columns, DataLoader
+from handful.data.image_files import ImageFiles
 from handful.data.transforms import ScaleBytes
 
 WARM_UP_EPOCHS = 3
+IMAGE_WORKERS = {"images": 0, "threads": 2}
 
 
 class OneByOne(TensorDataset):
     """A data set that only PyTorch's path can read, being a class of its own."""
 
 
-def make_loader(case: str) -> DataLoader:
+def make_images(folder: str, num_workers: int) -> DataLoader:
+    """Make a loader whose epoch is of 36 images, 5 MB as floats."""
+    paths = [Path(folder) / f"{number}.jpg" for number in range(36)]
+    rng = np.random.default_rng(0)
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+    return DataLoader(
+        ImageFiles(paths, range(36), 112),
+        8,
+        shuffle=True,
+        seed=0,
+        num_workers=num_workers,
+        batch_transform=ScaleBytes(),
+    )
+
+
+def make_loader(case: str, folder: str) -> DataLoader:
     """Make a loader whose epoch is of some 4 MB."""
+    if case in IMAGE_WORKERS:
+        return make_images(folder, IMAGE_WORKERS[case])
     x, y = torch.zeros(2048, 512), torch.arange(2048)
     if case == "batched":
         return DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
@@ -111,17 +135,18 @@ def settled_holdings(expected: dict[str, int]) -> dict[str, int]:
     return found
 
 
-def main(case: str, num_epochs: int, num_cycles: int) -> dict[str, Any]:
+def main(case: str, num_epochs: int, num_cycles: int, folder: str) -> dict[str, Any]:
     """Measure one case."""
     gc.collect()
     gc.freeze()  # Collections are then quick: the modules' objects are left out.
-    loader = make_loader(case)
+    loader = make_loader(case, folder)
     growth = growth_per_epoch(loader, num_epochs)
     open_and_drop(loader)  # What is started once for all, is started here.
     time.sleep(0.5)  # Ended workers' pipes are closed by a thread.
     before = holdings()
     for _ in range(num_cycles):
-        open_and_drop(loader)
+        # Threads are kept by their loader: each cycle has another one.
+        open_and_drop(copy.deepcopy(loader) if case in IMAGE_WORKERS else loader)
     return {
         "path": loader.path,
         "growth": growth,
@@ -133,5 +158,8 @@ def main(case: str, num_epochs: int, num_cycles: int) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     cases, epochs, cycles = sys.argv[1:]
-    result = {c: main(c, int(epochs), int(cycles)) for c in cases.split(",")}
+    result = {}
+    for name in cases.split(","):
+        with tempfile.TemporaryDirectory() as scratch:
+            result[name] = main(name, int(epochs), int(cycles), scratch)
     sys.stdout.write(json.dumps(result))

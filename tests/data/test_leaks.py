@@ -18,8 +18,16 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="the system has no /proc to count with"
 )
 
-SHORT = [("batched,seeded,transformed,pytorch", 50, 50), ("workers", 6, 5)]
-LONG = [(case, 50, 500) for case in ("batched", "transformed", "pytorch", "workers")]
+SHORT = [
+    ("batched,seeded,transformed,pytorch", 50, 50),
+    ("workers", 6, 5),
+    ("images,threads", 50, 20),
+]
+LONG_CASES = ("batched", "transformed", "pytorch", "workers", "images", "threads")
+LONG = [(case, 50, 500) for case in LONG_CASES]
+PATHS = {"pytorch": "pytorch", "workers": "pytorch"} | dict.fromkeys(
+    ("images", "threads"), "threads"
+)
 
 
 @functools.cache
@@ -40,8 +48,7 @@ def measure(cases: str, num_epochs: int, num_cycles: int) -> dict[str, Any]:
 
 def check(case: str, found: dict[str, Any]) -> None:
     """Check one case, and that it is the case that it is named after."""
-    expected_path = "pytorch" if case in ("pytorch", "workers") else "batched"
-    assert found["path"].startswith(expected_path)
+    assert found["path"].startswith(PATHS.get(case, "batched"))
     assert found["growth"] < MAX_GROWTH_BYTES
     for name, number in found["after"].items():
         assert number <= found["before"][name], name

@@ -13,7 +13,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from handful import Columns, DataLoader
 from handful.data.augment import RandomCrop
-from handful.data.loader import first
+from handful.data.first_batch import first
 from handful.data.transforms import ScaleBytes
 from handful.errors import ArgumentError, DataError
 

@@ -1,4 +1,4 @@
-"""A file's lesson, run once for its tests, with the file's ``SEED`` where it has one."""
+"""The lesson of a test file, run once, with the file's ``SEED`` where it has one."""
 
 from __future__ import annotations
 

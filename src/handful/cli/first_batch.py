@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from handful.cli.tables import format_table
-from handful.data.loader import DataLoader, first
+from handful.data.first_batch import first
+from handful.data.loader import DataLoader
 from handful.report.images import draw_image_grid
 from handful.train.recipe import Recipe
 

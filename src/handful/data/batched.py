@@ -148,6 +148,11 @@ def _generate(
     size = plan.batch_size
     whole = count // size * size
     start = min(current.delivered * size, count)
+    if current.draws is None:  # nothing is drawn before the last, smaller batch
+        stop = whole if plan.drop_last else count
+        yield _deliver(plan, current, indices, start, stop)
+        current.has_ended = current.delivered >= -(-stop // size)
+        return
     yield _deliver(plan, current, indices, start, whole)
     if current.delivered < whole // size:
         return  # A batch could not be made: what follows it is not handed out.

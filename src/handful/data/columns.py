@@ -40,7 +40,7 @@ class Columns(Dataset[Any]):
         (3, (tensor([2., 3.]), tensor(1)))
     """
 
-    def __init__(self, *arrays: ArrayLike, **named: ArrayLike) -> None:
+    def __init__(self, /, *arrays: ArrayLike, **named: ArrayLike) -> None:
         if bool(arrays) == bool(named):
             raise ArgumentError(
                 "Columns must be given arrays, either all with names or all without; "

@@ -21,7 +21,23 @@ from handful.data.batched import BatchedPlan, Pass
 from handful.data.collation import TransformedCollation, bare_collation
 from handful.data.columns import Columns, is_array
 from handful.data.draws import Draws
+from handful.data.image_batches import Skipped
+from handful.data.image_source import fingerprint_images, image_files_of
 from handful.data.order import SeededSampler, order_fingerprint
+from handful.data.ordering import (
+    check_ordering,
+    is_default,
+    is_sequential,
+    is_shuffled,
+)
+from handful.data.parquet_files import ParquetFiles
+from handful.data.reading import (
+    check_reading,
+    check_unbatched,
+    describe_threads,
+    uses_threads,
+)
+from handful.data.row_group_plan import RowGroupPlan, plan_row_groups
 from handful.data.sources import Source, find_source, move_source
 from handful.data.state import (
     STATE_FORMAT,
@@ -29,6 +45,8 @@ from handful.data.state import (
     check_state,
     fingerprint_source,
 )
+from handful.data.thread_path import Ahead, ThreadIterator
+from handful.data.thread_workers import ThreadWorkers
 from handful.data.torch_path import make_iterator
 from handful.errors import ArgumentError
 
@@ -44,8 +62,9 @@ class DataLoader(TorchDataLoader[T]):
     `torch.utils.data.TensorDataset`, a tensor, a NumPy array or memory map, a tuple of
     these, which becomes `Columns`, an Arrow table, a Hugging Face data set of numbers,
     and PyTorch's ``Subset``, ``ConcatDataset`` and ``StackDataset`` of such) are
-    gathered many samples at a time; everything else goes through PyTorch's code.
-    `path` says which of the two runs, and why.
+    gathered many samples at a time. `ImageFiles`, and with ``worker_type="thread"`` any
+    map-style data set, are read by threads of this process. Everything else goes
+    through PyTorch's code. `path` says which of the three runs, and why.
 
     Args:
         dataset: A data set, an array, or a tuple of arrays of the same length.
@@ -54,7 +73,7 @@ class DataLoader(TorchDataLoader[T]):
         shuffle: Whether each epoch has a new order.
         sampler: As PyTorch's.
         batch_sampler: As PyTorch's.
-        num_workers: As PyTorch's; arrays need none and start none.
+        num_workers: As PyTorch's, processes or threads; arrays need none.
         collate_fn: As PyTorch's.
         pin_memory: As PyTorch's.
         drop_last: Leave out a last batch that is smaller.
@@ -62,10 +81,11 @@ class DataLoader(TorchDataLoader[T]):
         worker_init_fn: As PyTorch's.
         multiprocessing_context: As PyTorch's.
         generator: As PyTorch's.
-        prefetch_factor: As PyTorch's.
+        prefetch_factor: As PyTorch's; for `ImageFiles` the number of batches that all
+            threads read ahead together.
         persistent_workers: As PyTorch's.
         pin_memory_device: As PyTorch's.
-        in_order: As PyTorch's.
+        in_order: As PyTorch's; threads keep the order always.
         seed: None to draw each epoch's order as PyTorch does; a whole number to make
             it a pure function of (seed, epoch, position).
         shard: ``(rank, world_size)``: hand out every world-size-th position, from rank
@@ -74,13 +94,25 @@ class DataLoader(TorchDataLoader[T]):
             data in arrays.
         batch_transform: Applied to every batch; one of `handful.data.transforms` runs
             on many batches at once where it can.
+        worker_type: ``"process"`` for worker processes, as PyTorch's; ``"thread"`` for
+            threads, which share this process's memory and its random generators, and
+            leave collation and transform to run in them; None for threads where the
+            data set is `ImageFiles`. They are kept from pass to pass.
+        on_error: ``"raise"``, or ``"skip"`` to leave out of their batch the samples
+            that cannot be read; it is smaller then, and a batch of which nothing is
+            left is passed over. ``"skip"`` needs `ImageFiles` or threads.
+        max_errors: How many samples may be left out before an error is raised; None
+            for any number.
 
     Attributes:
         epoch: The epoch that the next pass will be, from 0 on; each pass adds one.
+        skipped: The samples that were left out, each once, as tuples ``(path, index,
+            reason)``; the path is None where the data set is none of files.
 
     Raises:
         ArgumentError: ``seed`` comes together with a sampler, ``shard`` without a seed,
-            or ``batch_size`` is a text other than ``"full"``.
+            ``batch_size`` is a text other than ``"full"``, or ``worker_type`` or
+            ``on_error`` is unknown or does not go with the data set.
         DataError: The arrays of a tuple differ in length.
 
     Example:
@@ -114,6 +146,9 @@ class DataLoader(TorchDataLoader[T]):
         shard: tuple[int, int] | None = None,
         device: str | torch.device | None = None,
         batch_transform: Callable[[Any], Any] | None = None,
+        worker_type: str | None = None,
+        on_error: str = "raise",
+        max_errors: int | None = 100,
     ) -> None:
         if type(dataset) is tuple and dataset and all(map(is_array, dataset)):
             dataset = Columns(*dataset)
@@ -125,9 +160,9 @@ class DataLoader(TorchDataLoader[T]):
             raise ArgumentError(
                 f"batch_size must be a number or 'full'; got {batch_size!r}."
             )
-        if seed is not None and _is_sequential(sampler, dataset):
+        if seed is not None and is_sequential(sampler, dataset):
             sampler = None  # It says what no sampler says.
-        _check_ordering(seed, shard, batch_sampler if sampler is None else sampler)
+        check_ordering(seed, shard, batch_sampler if sampler is None else sampler)
         is_free = sampler is None and batch_sampler is None
         is_ordered = shuffle or (shard is not None and is_free)
         if seed is not None and is_ordered and hasattr(dataset, "__len__"):
@@ -144,6 +179,13 @@ class DataLoader(TorchDataLoader[T]):
         self._kept_seed: int | None = None
         self._pass: Pass | None = None
         self._resume: dict[str, Any] | None = None
+        self.worker_type = worker_type
+        self.on_error = on_error
+        self.max_errors = max_errors
+        self.skipped: list[Skipped] = []
+        self._threads = ThreadWorkers(num_workers)
+        self._ahead: Ahead | None = None
+        self._last_epoch: int | None = None
         super().__init__(
             dataset,
             batch_size,
@@ -165,13 +207,20 @@ class DataLoader(TorchDataLoader[T]):
         )
         if batch_transform is not None:
             self.collate_fn = TransformedCollation(self.collate_fn, batch_transform)
+        check_reading(self, worker_type, on_error, max_errors)
 
     @property
     def path(self) -> str:
-        """Which code makes the batches, and why: ``batched: …`` or ``pytorch: …``."""
+        """Which code makes the batches: ``batched: …``, ``threads: …``, ``pytorch: …``.
+
+        What follows the colon says why.
+        """
         plan = self._plan()
         if isinstance(plan, str):
-            return f"pytorch: {plan}"
+            is_threaded = uses_threads(self)
+            return describe_threads(self) if is_threaded else f"pytorch: {plan}"
+        if isinstance(plan, RowGroupPlan):
+            return "batched: ParquetFiles is read by the row group"
         return f"batched: {type(self.dataset).__name__} is in arrays"
 
     def state_dict(self) -> dict[str, Any]:
@@ -236,19 +285,12 @@ class DataLoader(TorchDataLoader[T]):
         plan = self._plan()
         if not isinstance(plan, str):
             return self._iterate_batched(plan)
-        if self.device is not None:
-            raise ArgumentError(
-                f"device must be None on PyTorch's path; got {str(self.device)!r}, and "
-                f"{plan}. Move the batches instead."
-            )
-        if getattr(self.batch_transform, "is_random", False):
-            raise ArgumentError(
-                "batch_transform must not draw random numbers on PyTorch's path; got "
-                f"{self.batch_transform!r}, and {plan}. Draw them in the data set."
-            )
+        check_unbatched(self, plan)
+        if uses_threads(self):
+            return ThreadIterator(self)
         return super().__iter__()
 
-    def _iterate_batched(self, plan: BatchedPlan) -> Any:
+    def _iterate_batched(self, plan: BatchedPlan | RowGroupPlan) -> Any:
         # PyTorch's workers would go on with their seed, and take indices at once.
         goes_on = self.persistent_workers and self.num_workers > 0
         current = self._begin_pass(base_seed=self._kept_seed if goes_on else None)
@@ -257,6 +299,11 @@ class DataLoader(TorchDataLoader[T]):
             if plan.shuffle:
                 current.draws.settle_order()
         return plan.iterate(current, self._settle_epoch)
+
+    def check_worker_number_rationality(self) -> None:
+        """Warn of more worker processes than processors; threads may be more."""
+        if not uses_threads(self):
+            super().check_worker_number_rationality()
 
     def _get_iterator(self) -> Any:
         return make_iterator(self)
@@ -283,15 +330,19 @@ class DataLoader(TorchDataLoader[T]):
             if requested is not None and current.delivered == 0:
                 current.epoch, self.epoch = requested, requested + 1
 
-    def _plan(self) -> BatchedPlan | str:
+    def _plan(self) -> BatchedPlan | RowGroupPlan | str:
         """Return what the batched path does, or why it can't be taken."""
+        if isinstance(self.dataset, ParquetFiles):
+            is_plain = is_default(self.sampler, self.dataset, self.generator)
+            shuffle = is_shuffled(self.sampler)
+            return plan_row_groups(self, is_plain=is_plain, shuffle=shuffle)
         source = find_source(self.dataset)
         if isinstance(source, str):
             return source
         if type(self.batch_sampler) is not BatchSampler or self.batch_size is None:
             return "batches are not put together from a batch_size"
         sampler = self.sampler
-        if self.batch_sampler.sampler is not sampler or not _is_default(
+        if self.batch_sampler.sampler is not sampler or not is_default(
             sampler, self.dataset, self.generator
         ):
             return f"{type(sampler).__name__} orders the samples"
@@ -307,7 +358,7 @@ class DataLoader(TorchDataLoader[T]):
             source=source if self.device is None else self._move(source, self.device),
             batch_size=self.batch_sampler.batch_size,
             drop_last=self.batch_sampler.drop_last,
-            shuffle=_is_shuffled(sampler),
+            shuffle=is_shuffled(sampler),
             seed=self.seed,
             shard=self.shard,
             transform=self.batch_transform,
@@ -325,13 +376,17 @@ class DataLoader(TorchDataLoader[T]):
         source = find_source(self.dataset)
         length = len(self.dataset) if hasattr(self.dataset, "__len__") else None
         known = {} if isinstance(source, str) else {"hash": fingerprint_source(source)}
+        if isinstance(self.dataset, ParquetFiles):
+            known = self.dataset.identify()
+        if image_files_of(self.dataset) is not None:
+            known = {"hash": fingerprint_images(self.dataset)}
         if self.seed is not None:
             order = "seed"
         elif type(self.sampler) is SequentialSampler:
             order = "sequential"
         else:
             order = "drawn" if type(self.sampler) is RandomSampler else "own"
-        seeded = self.seed is not None and _is_shuffled(self.sampler)
+        seeded = self.seed is not None and is_shuffled(self.sampler)
         return {
             "order": order,
             "seed": self.seed,
@@ -341,88 +396,3 @@ class DataLoader(TorchDataLoader[T]):
             "drop_last": self.drop_last,
             "shard": None if self.shard is None else list(self.shard),
         }
-
-
-def first(loader: Iterable[Any]) -> Any:
-    """Return the first batch of the next pass without beginning it.
-
-    Torch's global generator, a generator of the loader's and its state are put back, so
-    that the next pass is the one that it would have been. A loader with workers starts
-    and ends them for it.
-
-    Args:
-        loader: A loader of handful's or PyTorch's, or another iterable.
-
-    Returns:
-        The batch.
-
-    Raises:
-        ArgumentError: The loader gives none.
-
-    Example:
-        >>> loader = DataLoader(torch.arange(6), batch_size=4)
-        >>> first(loader)
-        tensor([0, 1, 2, 3])
-    """
-    before = torch.get_rng_state()
-    own = getattr(loader, "generator", None)
-    sampler = getattr(loader, "sampler", None)
-    requested = getattr(sampler, "requested_epoch", None)
-    own_before = own.get_state() if isinstance(own, torch.Generator) else None
-    probe = copy.copy(loader) if isinstance(loader, TorchDataLoader) else loader
-    if isinstance(probe, TorchDataLoader):
-        probe._iterator = None
-    try:
-        for batch in probe:
-            return batch
-    finally:
-        torch.set_rng_state(before)
-        if isinstance(sampler, SeededSampler):
-            sampler.requested_epoch = requested
-        if isinstance(own, torch.Generator) and own_before is not None:
-            own.set_state(own_before)
-    raise ArgumentError("loader must give at least one batch; it gave none.")
-
-
-def _check_ordering(
-    seed: int | None, shard: tuple[int, int] | None, ordered_by: object
-) -> None:
-    # Frameworks wrap the batch sampler of a loader that they rebuild.
-    inner = getattr(ordered_by, "sampler", ordered_by)
-    is_ours = isinstance(inner, SeededSampler) and inner.shard == shard
-    is_plain = type(inner) is SequentialSampler and shard is None
-    if inner is None or is_ours or is_plain:
-        if shard is not None and seed is None:
-            raise ArgumentError(
-                f"shard must come with a seed; got shard={shard} and seed=None. "
-                "Without one the ranks would draw different orders."
-            )
-        return
-    for name, value in (("seed", seed), ("shard", shard)):
-        if value is not None:
-            raise ArgumentError(
-                f"{name} must be None when a sampler orders the samples; "
-                f"got {name}={value} and {type(ordered_by).__name__}."
-            )
-
-
-def _is_sequential(sampler: Any, dataset: Any) -> bool:
-    return type(sampler) is SequentialSampler and sampler.data_source is dataset
-
-
-def _is_default(sampler: Any, dataset: Any, generator: torch.Generator | None) -> bool:
-    if type(sampler) is SeededSampler or _is_sequential(sampler, dataset):
-        return True
-    return (
-        type(sampler) is RandomSampler
-        and sampler.data_source is dataset
-        and sampler.generator is generator
-        and not sampler.replacement
-        and sampler._num_samples is None
-    )
-
-
-def _is_shuffled(sampler: Any) -> bool:
-    if type(sampler) is SeededSampler:
-        return sampler.shuffle
-    return type(sampler) is RandomSampler

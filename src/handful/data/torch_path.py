@@ -23,6 +23,7 @@ from torch.utils.data.dataloader import (
 
 from handful.data.batched import Pass
 from handful.data.draws import Draws
+from handful.data.image_source import KeyedImages, find_images
 from handful.data.indices import Indices, has_state
 from handful.data.order import mix_seed
 from handful.data.pinning import pin_batch
@@ -75,6 +76,7 @@ class _Resumable:
     """What both iterators have in common: the pass, its draws and its indices."""
 
     _num_yielded: int
+    _kept_seed: int | None = None
 
     def _begin_first(self, loader: DataLoader[Any]) -> dict[str, Any]:
         """Begin a pass, and return the user's part of the state it goes on from."""
@@ -96,6 +98,13 @@ class _Resumable:
             replaced["generator"] = torch.Generator()
         return _View(loader, _index_sampler=self._indices, **replaced)
 
+    def _key_index(self, index: Any) -> Any:
+        """Return an index with what the random changes of an image depend on."""
+        if isinstance(index, list):
+            return [self._key_index(one) for one in index]
+        seed = self._base_seed if self._seed is None else self._seed
+        return seed, self._pass.epoch, index
+
     @property
     def _base_seed(self) -> int:
         return self._base_seed_value
@@ -106,7 +115,7 @@ class _Resumable:
         if self._seed is not None:
             value = mix_seed(self._seed, "workers", self._pass.epoch)
         elif not self._is_datapipe:
-            draws = Draws(self._generator, self._drawn)
+            draws = Draws(self._generator, self._drawn, base_seed=self._kept_seed)
             self._pass.draws = self._indices.draws = draws
             value = draws.base_seed
         self._base_seed_value = value
@@ -191,7 +200,11 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         )
         self._begin_tasks({done + extra for extra in user.get("ahead", ())})
         self._stall = StallWatch()
-        replaced = {}
+        replaced: dict[str, Any] = {}
+        images = find_images(loader.dataset)
+        self._has_keys = images is not None and images.files.changes.is_random
+        if images is not None and self._has_keys:
+            replaced["dataset"] = KeyedImages(images)
         if self._is_watched(loader):
             context = loader.multiprocessing_context or torch.multiprocessing
             restores = self._states.restores(loader.batch_size)
@@ -252,7 +265,7 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
             index = super()._next_index()  # type: ignore[no-untyped-call]
             self._num_pulled += 1
         self._tasks[self._send_idx] = (self._num_pulled, index)
-        return index
+        return self._key_index(index) if self._has_keys else index
 
     def _try_put_index(self) -> None:
         # A pass that goes on begins with the worker whose turn it is.

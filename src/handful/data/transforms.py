@@ -40,6 +40,10 @@ class ColumnTransform(ABC):
     is_elementwise: bool = False
     """Whether `write` works with ``out`` being ``values``, if the dtype is the same."""
 
+    is_pixelwise: bool = False
+    """Whether each number depends on the number at its place and its channel alone, the
+    samples' first dimension, and the shape stays."""
+
     @abstractmethod
     def output_spec(
         self, shape: tuple[int, ...], dtype: torch.dtype
@@ -176,6 +180,7 @@ class ScaleBytes(ColumnTransform):
     """
 
     column: int | str = 0
+    is_pixelwise = True
 
     def output_spec(
         self, shape: tuple[int, ...], dtype: torch.dtype
@@ -224,6 +229,7 @@ class Normalize(ColumnTransform):
     std: float | Sequence[float]
     column: int | str = 0
     is_elementwise = True
+    is_pixelwise = True
 
     def __post_init__(self) -> None:
         mean, std = _numbers(self.mean), _numbers(self.std)
@@ -307,6 +313,7 @@ class Chain(ColumnTransform):
         self.column = transforms[0].column
         self.is_random = any(t.is_random for t in transforms)
         self.is_elementwise = all(t.is_elementwise for t in transforms)
+        self.is_pixelwise = all(t.is_pixelwise for t in transforms)
 
     def output_spec(
         self, shape: tuple[int, ...], dtype: torch.dtype

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from handful.data.columns import Columns
-from handful.data.loader import DataLoader, first
+from handful.data.first_batch import first
+from handful.data.loader import DataLoader
 from handful.datasets.images import load_mnist
 from handful.datasets.splits import stratified_split
 from handful.datasets.tables import load_digits

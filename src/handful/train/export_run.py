@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from handful.data.loader import first
+from handful.data.first_batch import first
 from handful.errors import ArgumentError
 from handful.runs.run import Run
 from handful.train.batches import BatchLayout

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handful.data.loader import first
+from handful.data.first_batch import first
 from handful.train.batches import count_samples
 from handful.train.callbacks import Callback, FitState
 from handful.train.choices import Choice, check_count, check_seed, parse_loss

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from handful.data.loader import first
+from handful.data.first_batch import first
 from handful.train.batches import (
     BatchLayout,
     count_samples,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from handful.data.loader import first
+from handful.data.first_batch import first
 from handful.errors import ArgumentError
 from handful.runs.folder import holds_run
 from handful.runs.run import Run

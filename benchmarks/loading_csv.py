@@ -1,0 +1,169 @@
+"""The CSV benchmark: to the first batch of a table, and an epoch of it.
+
+``scripts/bench loading_csv`` writes a CSV file of a million rows with 30 columns into a
+scratch folder, and reads it with `handful.data.csv_file.read_csv` and handful's loader,
+and with ``pandas.read_csv``, a ``TensorDataset`` and PyTorch's loader: in turns, each
+time in a fresh process. It prints a table and writes
+``benchmarks/results/loading_csv.json``. It needs pandas and pyarrow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from measure import (
+    Job,
+    Side,
+    describe_machine,
+    load_average,
+    markdown_table,
+    now,
+    ratio_of_best,
+    run_interleaved,
+    run_job,
+    spread,
+    values_by_threads,
+    write_json,
+)
+
+HERE = Path(__file__).resolve().parent
+JOBS = HERE / "loading_csv_works.py"
+RESULTS = HERE / "results" / "loading_csv.json"
+ROWS, QUICK_ROWS = 1_000_000, 3_000
+ROW_BYTES = 300
+PARTS = {
+    "imports": ("imports besides PyTorch", None, None),
+    "first": ("to the first batch", 3, 5),
+    "first_cpu": ("processor seconds of all threads for that", None, None),
+    "epoch": ("an epoch of batches of 256", 30, 60),
+}
+"""For each part its title, and how many times faster it must and should be."""
+
+
+def measure_sides(args: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """Write the file, measure both sides, and return the results."""
+    rows = QUICK_ROWS if args.quick else ROWS
+    results: dict[str, Any] = {
+        "benchmark": "loading_csv",
+        "format": 1,
+        "quick": args.quick,
+        "began": now(),
+        "machine": describe_machine(),
+        "repeats": args.repeats,
+        "threads": args.threads,
+        "rows": rows,
+    }
+    spec = {"path": str(path), "rows": rows, "batch_size": 256}
+    for task in ("probe", "write"):
+        done = run_job(Job(JOBS, {**spec, "task": task}, threads=2))
+        if "error" in done:
+            sys.exit(f"loading_csv: {task} failed: {done['error']}")
+        results.update(done)
+    sides = [Side("pandas", "pandas and PyTorch"), Side("handful", "handful")]
+
+    def make_job(side: Side, threads: int) -> Job:
+        return Job(JOBS, {**spec, "task": "measure", "side": side.name}, threads)
+
+    run_interleaved(sides, make_job, threads=args.threads, repeats=args.repeats)
+    check_sums(sides)
+    results["sides"] = [asdict(side) for side in sides]
+    results["ended"], results["load_at_end"] = now(), load_average()
+    return results
+
+
+def check_sums(sides: Sequence[Side]) -> None:
+    """Turn runs that read other values than the first one into failures."""
+    expected = next((run["sums"] for run in sides[0].runs if "sums" in run), None)
+    for run in (run for side in sides for run in side.runs if "sums" in run):
+        close = all(
+            abs(a - b) <= 1e-6 * abs(a)
+            for a, b in zip(expected or (), run["sums"], strict=True)
+        )
+        if not close:
+            run["error"] = f"read other values: {run['sums']}, not {expected}"
+
+
+def render(results: dict[str, Any]) -> str:
+    """Return what was measured, as Markdown."""
+    sides = {fields["name"]: Side(**fields) for fields in results["sides"]}
+    failed = [f"- {side.label}: {side.error}" for side in sides.values() if side.error]
+    if failed:
+        return "\n".join(["Not measured:", *failed])
+    versions = ", ".join(f"{n} {version}" for n, version in results["versions"].items())
+    machine = results["machine"]
+    lines = [
+        f"{results['rows']:,} rows, {results['file_bytes'] / 1e6:.0f} MB; "
+        f"{machine['processor']}, {machine['cores']} cores; {versions}. Medians of "
+        f"{results['repeats']} repeats, in seconds. Load before: {machine['load']}.",
+        "",
+    ]
+    threads = results["threads"]
+    head = ["part"]
+    for side in sides.values():
+        head += [f"{side.label}, {n} thread{'s' * (n > 1)}" for n in threads]
+    rows = [_row(part, sides, threads) for part in PARTS]
+    lines.append(
+        markdown_table([*head, "times faster, each at its best", "floor", "aim"], rows)
+    )
+    return "\n".join(lines)
+
+
+def _row(part: str, sides: dict[str, Side], threads: Sequence[int]) -> list[str]:
+    title, floor, aim = PARTS[part]
+    cells = []
+    for side in sides.values():
+        seconds = values_by_threads(side, lambda run: run[part])
+        cells += [spread(seconds[number]).format(".3g") for number in threads]
+    speeds = {
+        name: values_by_threads(side, lambda run: 1 / run[part])
+        for name, side in sides.items()
+    }
+    ratio = ratio_of_best(speeds["handful"], speeds["pandas"])
+    return [title, *cells, ratio.format(".2f"), str(floor or ""), str(aim or "")]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench loading_csv", description=__doc__
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="default: 3")
+    parser.add_argument(
+        "--threads", default="1,2", help="numbers of threads to try (default: 1,2)"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON to write")
+    parser.add_argument("--folder", type=Path, help="where the file is written")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a small file, once, one thread: shows that all runs, measures nothing",
+    )
+    args = parser.parse_args(arguments)
+    args.threads = [int(number) for number in args.threads.split(",")]
+    if args.quick:
+        args.repeats, args.threads = 1, [1]
+    return args
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    args = parse_arguments()
+    with tempfile.TemporaryDirectory(dir=args.folder, prefix="loading-csv-") as name:
+        room = shutil.disk_usage(name).free
+        if room < 2 * ROWS * ROW_BYTES:
+            sys.exit(f"loading_csv: {name} has {room / 2**30:.1f} GiB free: too little")
+        results = measure_sides(args, Path(name) / "table.csv")
+    write_json(args.out, results)
+    print(render(results))
+    print(f"\nwritten: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
