@@ -23,6 +23,7 @@ from torch.utils.data import TensorDataset
 from handful import DataLoader
 from handful.train.backward import make_backward
 from handful.train.batches import BatchLayout
+from handful.train.captured import CapturedEngine
 from handful.train.engine import EagerEngine, StepSettings
 from handful.train.kernels import make_update
 from handful.train.losses import make_criterion
@@ -146,16 +147,24 @@ class Parts:
             times.append((time.perf_counter() - started) / count * 1e6)
         return min(times)
 
-    def engine_step(self) -> Callable[[], object]:
-        """Return a step of handful's engine."""
+    def engine_step(self, kind: type[EagerEngine]) -> Callable[[], object]:
+        """Return a step of one of handful's engines."""
         precision = Precision("float32", torch.device("cpu"))
         criterion = make_criterion(self.loss).with_all_labels()
-        engine = EagerEngine(
+        more: dict[str, Any] = {}
+        if kind is CapturedEngine:
+            more = {
+                "steps_to_come": lambda: None,
+                "is_watched": False,
+                "on_note": lambda _: None,
+            }
+        engine = kind(
             self.model,
             CriterionStep(criterion, BatchLayout(), precision),
             self.make_optimizer(fused=True),
             precision=precision,
             settings=StepSettings(),
+            **more,
         )
         batches = [(self.inputs, self.target)]
         return lambda: engine.step(batches)
@@ -185,7 +194,8 @@ def list_ways(parts: Parts) -> dict[str, Callable[[], object]]:
         "counting up one tensor that they are views of": lambda: together.add_(1),
         "a step by hand, default Adam": parts.hand_step(),
         "a step by hand, fused Adam": parts.hand_step(fused=True),
-        "a step of handful's engine": parts.engine_step(),
+        "a step of handful's eager engine": parts.engine_step(EagerEngine),
+        "a step of handful's captured engine": parts.engine_step(CapturedEngine),
     }
 
 

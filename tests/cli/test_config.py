@@ -59,6 +59,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         sample_weight: w
         num_threads: 2
         memory_format: contiguous
+        engine: captured
         """,
     )
     options = {
@@ -82,6 +83,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "sample_weight": "w",
         "num_threads": 2,
         "memory_format": "contiguous",
+        "engine": "captured",
     }
     assert set(options) == {name for name, o in OPTIONS.items() if not o.is_code}
     assert read_config(path) == Settings(

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 from torch.utils.data import DataLoader as TorchDataLoader
 
-from handful import Columns, DataLoader
+from handful import Columns, DataLoader, Trainer
 from handful.data.transforms import Normalize, ScaleBytes
 from handful.errors import ArgumentError, TrainingError
 from handful.train import labels as labels_module
@@ -30,6 +30,7 @@ from handful.train.checks import (
     check_monitor,
     check_requires_grad,
     explain_dtype,
+    note_untrained,
     notes_on_accumulation,
 )
 from handful.train.labels import check_labels, find_targets
@@ -664,3 +665,34 @@ def test_only_active_layers_of_these_kinds_are_noted(
 ) -> None:
     model = nn.Sequential(nn.Linear(4, 4), layer)
     assert (notes_on_accumulation(model) is not None) is is_noted
+
+
+def test_parameters_that_nobody_updates_are_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    loss = nn.Bilinear(1, 1, 1)
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    note = note_untrained({"model": model, "loss": loss}, optimizer)
+    assert note is not None
+    assert "them: 'model.0.weight', 'model.0.bias', 'loss.weight' and 1 more." in note
+
+
+def test_frozen_parameters_are_not_missed() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    assert note_untrained({"model": model}, optimizer) is None
+
+
+def test_a_loss_with_parameters_of_its_own_is_noted_in_the_run() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return ((output - target) * self.scale).square().mean()
+
+    data = [(torch.ones(4, 2), torch.ones(4, 1))]
+    trainer = Trainer(nn.Linear(2, 1), loss=Scaled(), progress="off")
+    events = trainer.fit(data, max_steps=1).events
+    assert [e["message"] for e in events if "loss.scale" in e["message"]]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from handful import DataLoader, Run, Trainer
+from handful import Callback, DataLoader, Run, Trainer
 from handful.errors import ArgumentError
+from handful.train.callbacks import FitState
 from handful.train.kernels import make_update
 from handful.train.memory_format import align_state, takes_images
 
@@ -148,3 +149,19 @@ def test_buffers_of_images_keep_their_layout() -> None:
     model.register_buffer("places", torch.zeros(1, 3, 8, 8))
     fit(model, epochs=1, memory_format="channels_last")
     assert model.places.is_contiguous()
+
+
+def test_weights_that_a_callback_replaced_are_left_as_they_are() -> None:
+    class Replace(Callback):
+        def on_epoch_end(self, state: FitState, record: dict[str, Any]) -> None:
+            assert state.model is not None
+            weights = {k: v.clone() for k, v in state.model.state_dict().items()}
+            state.model.load_state_dict(weights, assign=True)
+
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    batch = [torch.randn(4, 2, 4, 4), torch.randint(2, (4,))]
+    trainer = Trainer(
+        model, loss="cross_entropy", callbacks=[Replace()], progress="off"
+    )
+    run = trainer.fit([batch], epochs=3)
+    assert run.status == "finished"

@@ -12,7 +12,8 @@ from torch import nn
 from handful.errors import TrainingError
 from handful.runs.run import Run
 from handful.train.averaging import AveragedWeights
-from handful.train.callbacks import FitState
+from handful.train.callbacks import FitState, is_foreign, overrides
+from handful.train.captured import CapturedEngine
 from handful.train.checks import check_monitor
 from handful.train.choices import metric_improves_upward
 from handful.train.engine import EagerEngine
@@ -20,7 +21,7 @@ from handful.train.environment import describe_environment, describe_identity
 from handful.train.evaluation import evaluate_model, observe_output
 from handful.train.feed import Feed, validation_loader
 from handful.train.first_step import FirstStep
-from handful.train.loop import Loop, overrides
+from handful.train.loop import Loop
 from handful.train.measuring import Fastest
 from handful.train.metrics import start_metrics
 from handful.train.monitor import Monitor
@@ -148,12 +149,9 @@ class Assembly:
             first.check_loss(batch, made)
             trainer.averages = averages  # a refused training leaves the former ones
 
-        engine = EagerEngine(
-            trainer.model,
+        engine = self._make_engine(
             step,
-            self.optimizer,
-            precision=self._precision,
-            settings=trainer.gradients,
+            recorder,
             on_first=accept,
             observe=observed.add if trainer.train_metrics else None,
             on_gradients=self._gradient_callbacks(),
@@ -180,6 +178,45 @@ class Assembly:
             weight_norm=_measure_norm if trainer.gradients.wants_norm else None,
             prepare=first.prepare,
         )
+
+    def _make_engine(
+        self, step: Step, recorder: Recorder, **functions: Any
+    ) -> EagerEngine:
+        """Return what does the steps; by replaying them where that may be possible."""
+        trainer = self._trainer
+        options = {
+            "precision": self._precision,
+            "settings": trainer.gradients,
+            **functions,
+        }
+        can_replay = (
+            trainer.engine != "eager"
+            and trainer.device.type == "cpu"
+            and not self._precision.scales
+        )
+        if not can_replay or not isinstance(step, CriterionStep):
+            return EagerEngine(trainer.model, step, self.optimizer, **options)
+        return CapturedEngine(
+            trainer.model,
+            step,
+            self.optimizer,
+            steps_to_come=self._count_steps_to_come,
+            is_watched=any(map(is_foreign, self._list_objects())),
+            on_note=lambda note: recorder.record_event("engine", note),
+            must_be_faster=trainer.engine == "auto",
+            **options,
+        )
+
+    def _list_objects(self) -> list[Any]:
+        """List what may be of the user's own and is called between steps."""
+        trainer = self._trainer
+        metrics = (*trainer.metrics, *trainer.train_metrics)
+        schedule = [] if trainer.schedule is None else [trainer.schedule]
+        return [self.optimizer, *schedule, *trainer.callbacks, *metrics]
+
+    def _count_steps_to_come(self) -> int | None:
+        total = _count_steps(self._state)
+        return None if total is None else total - self._state.step
 
     def _make_first(
         self, step: Step, recorder: Recorder, *, threads: bool, memory_format: str
@@ -280,6 +317,7 @@ class Assembly:
             "ema": trainer.ema,
             "num_threads": trainer.num_threads,
             "memory_format": trainer.memory_format,
+            "engine": trainer.engine,
         }
         return {**own, **fit.extra}
 

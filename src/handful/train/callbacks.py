@@ -115,3 +115,13 @@ class Callback:
 
     def on_run_end(self, state: FitState) -> None:
         """Act at the end, also after an error or Ctrl-C."""
+
+
+def overrides(callback: Callback, moment: str) -> bool:
+    """Say whether a callback's class overrides a moment of `Callback`."""
+    return getattr(type(callback), moment) is not getattr(Callback, moment)
+
+
+def is_foreign(value: object) -> bool:
+    """Say whether an object's class is neither handful's nor torch's."""
+    return type(value).__module__.partition(".")[0] not in ("handful", "torch")

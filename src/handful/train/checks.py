@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from handful.errors import ArgumentError, TrainingError, unknown_choice
 from handful.train.choices import METRICS
@@ -235,6 +236,34 @@ def notes_on_accumulation(model: nn.Module) -> str | None:
     if not reasons:
         return None
     return f"Several micro-batches will not equal one batch: {' and '.join(reasons)}."
+
+
+def note_untrained(
+    modules: Mapping[str, nn.Module], optimizer: Optimizer
+) -> str | None:
+    """Return which parameters have gradients and are nobody's to update.
+
+    Args:
+        modules: Modules whose parameters should be trained, by what they are called.
+        optimizer: The optimiser.
+
+    Returns:
+        A sentence that names them, None if there are none.
+    """
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    names = [
+        f"{called}.{name}"
+        for called, module in modules.items()
+        for name, param in module.named_parameters()
+        if param.requires_grad and id(param) not in known
+    ]
+    if not names:
+        return None
+    return (
+        f"Not trained, since the optimizer does not have them: {_list_names(names)}. "
+        "Give the Trainer an optimizer that has them, or set requires_grad to false, "
+        "which also saves their gradients."
+    )
 
 
 def _name_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -69,6 +69,9 @@ class Engine(Protocol):
         """
         ...
 
+    def look_again(self) -> None:
+        """Notice what may have changed since the last step: other code has run."""
+
 
 class EagerEngine:
     """PyTorch as it is: autograd and the optimiser's own kernels.
@@ -137,6 +140,9 @@ class EagerEngine:
             self._finish_gradients(result)
         result.was_taken = self._precision.update(self._optimizer, self._apply)
         return result
+
+    def look_again(self) -> None:
+        """Do nothing: each step looks at everything anew."""
 
     def _fill_gradients(self, batches: Sequence[Any]) -> StepResult:
         if len(batches) != 1:

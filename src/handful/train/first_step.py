@@ -15,6 +15,7 @@ from handful.train.checks import (
     check_finite_loss,
     check_last_batch,
     check_requires_grad,
+    note_untrained,
     notes_on_accumulation,
 )
 from handful.train.labels import check_labels, find_targets
@@ -78,9 +79,18 @@ class FirstStep:
             note = notes_on_accumulation(self.model)
             if note is not None:
                 self.on_note(note)
+        note = note_untrained(self._modules(), self.optimizer)
+        if note is not None:
+            self.on_note(note)
         self._choose(batches[0])
         if isinstance(self.step, CriterionStep):
             self.step.inspect = self._check_output
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """Return the model, and the loss where that is a module too."""
+        loss = None if self.criterion is None else self.criterion.mean
+        own = {"loss": loss} if isinstance(loss, nn.Module) else {}
+        return {"model": self.model, **own}
 
     def _choose(self, batch: Any) -> None:
         """Measure what is open, on the CPU; set threads and format."""

@@ -128,8 +128,9 @@ def _make_group_update(
 
     def update() -> bool:
         grads = [p.grad for p in params]
-        if any(grad is None or grad.is_sparse for grad in grads):
-            return False
+        for grad in grads:
+            if grad is None or grad.is_sparse:
+                return False
         changed = (
             len(group["params"]) != num_params
             or bool(group.get("momentum")) != has_momentum

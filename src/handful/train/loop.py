@@ -34,7 +34,7 @@ from torch.optim import Optimizer
 
 from handful.errors import TrainingError
 from handful.train.averaging import AveragedWeights
-from handful.train.callbacks import Callback, FitState
+from handful.train.callbacks import Callback, FitState, overrides
 from handful.train.checkpoint import Checkpoint
 from handful.train.engine import Engine
 from handful.train.feed import Feed
@@ -137,6 +137,7 @@ class Loop:
             self.rates.set(state.epoch - 1, losses)
         on_step = [c for c in self.callbacks if overrides(c, "on_step")]
         self._set_training()
+        self.engine.look_again()
         for batches in self.feed.steps(state.epoch - 1):
             if self.prepare is not None:
                 self.prepare(batches)
@@ -148,6 +149,7 @@ class Loop:
                 if self._is_due() and not self.feed.is_at_end:
                     self._record(partial=True)
                     self._set_training()
+                    self.engine.look_again()
                 if self._is_over() and not self._ends_with_epoch():
                     return
         self._record(partial=False)
@@ -355,11 +357,6 @@ class Loop:
         with ExitStack() as stack:
             for callback in reversed(self.callbacks):
                 stack.callback(callback.on_run_end, self.state)
-
-
-def overrides(callback: Callback, moment: str) -> bool:
-    """Say whether a callback's class overrides a moment of `Callback`."""
-    return getattr(type(callback), moment) is not getattr(Callback, moment)
 
 
 def _check_finite(record: Mapping[str, Any]) -> None:

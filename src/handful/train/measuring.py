@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from handful.train.batches import map_tensors
 from handful.train.generators import all_generators_preserved
 from handful.train.memory_format import MEMORY_FORMATS, lay_out, takes_images
+from handful.train.model_guard import has_hooks
 from handful.train.step import CriterionStep, Step
 from handful.train.summary import has_lazy_layers
 from handful.train.threads import restored_threads
@@ -28,6 +30,10 @@ BUDGET_SECONDS = 0.05
 
 WORTHWHILE = 0.85
 """A candidate is taken if it needs at most this share of the first one's time."""
+
+TINY = 1_000_000
+"""Up to so many parameters times numbers of a batch a second thread can't help: the
+arithmetic takes some microseconds, and waking a thread takes as long."""
 
 CLEAR = ((2, 0.33, 3.0), (5, 0.7, 0.95))
 """A measurement ends early after so many rounds with a share below, or all above."""
@@ -64,15 +70,15 @@ def measure_fastest(
         memory_format: Whether the format is open; else it is ``contiguous``.
 
     Returns:
-        The fastest; what torch has now where the model has hooks, is compiled, is
-        lazy, can't be copied, or fails.
+        The fastest; one thread, unmeasured, for what is `TINY`; what torch has now
+        where the model has hooks, is compiled, is lazy, can't be copied, or fails.
     """
     most = torch.get_num_threads()
     plain = Fastest(most, MEMORY_FORMATS[0])
     open_threads = threads and most > 1
     open_format = memory_format and takes_images(model, batch)
     is_open = open_threads or open_format
-    if not is_open or _has_hooks(model) or has_lazy_layers(model):
+    if not is_open or has_hooks(model) or has_lazy_layers(model):
         return plain
     try:
         with all_generators_preserved(), restored_threads(), warnings.catch_warnings():
@@ -83,7 +89,9 @@ def measure_fastest(
             }
             first = runs[MEMORY_FORMATS[0]]
             chosen = most
-            if open_threads:
+            if open_threads and _is_tiny(model, batch):
+                chosen = 1
+            elif open_threads:
 
                 def run_with(threads: int) -> None:
                     torch.set_num_threads(threads)
@@ -114,13 +122,17 @@ def _make_run(
     return run
 
 
-def _has_hooks(model: nn.Module) -> bool:
-    """Say whether calling a copy would call functions of the user's, or compile."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    # A compiled module would be compiled again for the copy, which can take minutes.
-    compiled = ("_compiled_call_impl", "_orig_mod")
-    names = (*hooks, *compiled)
-    return any(getattr(m, name, None) for m in model.modules() for name in names)
+def _is_tiny(model: nn.Module, batch: Any) -> bool:
+    """Say whether there is too little to compute for a second thread."""
+    numbers = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal numbers
+        numbers += tensor.numel()
+        return tensor
+
+    map_tensors(count, batch)
+    return numbers * sum(p.numel() for p in model.parameters()) <= TINY
 
 
 def _pick(candidates: Sequence[T], run: Callable[[T], Any]) -> T:

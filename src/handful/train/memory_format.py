@@ -42,11 +42,8 @@ def strides_restored(model: nn.Module) -> Iterator[None]:
 
     An optimiser's state is to be aligned afterwards; see `align_state`.
     """
-    before = {
-        id(value): value.stride()
-        for value in (*model.parameters(), *model.buffers())
-        if not is_lazy(value)
-    }
+    known = [v for v in (*model.parameters(), *model.buffers()) if not is_lazy(v)]
+    before = {id(value): value.stride() for value in known}  # which stay, as ids do
     try:
         yield
     finally:

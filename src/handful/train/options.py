@@ -23,6 +23,9 @@ from handful.train.stopping import EarlyStopping
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 """How images may lie in memory."""
 
+ENGINES = ("auto", "captured", "eager")
+"""How steps may be done."""
+
 MODES = ("min", "max")
 """Which way a monitored value improves."""
 
@@ -238,6 +241,7 @@ OPTIONS: dict[str, Option] = {
     "sample_weight": Option(check_field),
     "num_threads": Option(check_threads, is_number=True, word="auto", has_null=True),
     "memory_format": Option(_one_of(MEMORY_FORMATS)),
+    "engine": Option(_one_of(ENGINES)),
     "step": Option(check_step, is_code=True),
 }
 """Name -> what is known of it, in the order in which commands tell of them."""

@@ -134,6 +134,10 @@ class Trainer:
             runs: ``"contiguous"``, ``"channels_last"``, or ``"auto"`` to measure on
             the first batch which is faster on the CPU. It changes the last bits. A
             resumed run keeps it.
+        engine: ``"eager"`` does each step as PyTorch does it; ``"captured"`` records
+            steps and replays them with less work around the arithmetic, to the same
+            bits, where the device is the CPU, the loss is ``loss`` and the model does
+            the same in each step; ``"auto"`` does so where it is faster.
         callbacks: Called at the named moments of `Callback`.
         progress: ``"auto"``, ``"bar"``, ``"lines"``, ``"notebook"`` or ``"off"``.
 
@@ -181,6 +185,7 @@ class Trainer:
         loss_average: str = "samples",
         num_threads: int | str | None = "auto",
         memory_format: str = "auto",
+        engine: str = "auto",
         callbacks: Sequence[Callback] = (),
         progress: str = "auto",
     ) -> None:
@@ -234,6 +239,7 @@ class Trainer:
         self.loss_average = loss_average
         self.num_threads = check_option("num_threads", num_threads)
         self.memory_format = check_option("memory_format", memory_format)
+        self.engine = check_option("engine", engine)
         self.callbacks = (*_check_callbacks(callbacks), make_progress(progress))
 
     def fit(

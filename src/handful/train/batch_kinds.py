@@ -1,0 +1,81 @@
+"""Kinds of batches: what those share that one recorded step may stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handful.train.program import Program
+from handful.train.recording import ALIGNMENT
+from handful.train.replay import Replay
+
+
+@dataclass
+class Kind:
+    """What is known of the batches of one kind.
+
+    Attributes:
+        seen: Steps so far.
+        program: What was recorded of the step before.
+        is_confirmed: Whether two steps in a row were that program.
+        replay: Does the step, once it is known to do it right.
+        grads: Parameter, position of its gradient among the replay's results, and the
+            tensor that it has to be copied into, if any.
+        reason: Why its steps are done as ever.
+        seconds: Least time of forward, loss and backward as ever.
+        samples: Samples of a batch.
+    """
+
+    seen: int = 0
+    program: Program | None = None
+    is_confirmed: bool = False
+    replay: Replay | None = None
+    grads: list[tuple[nn.Parameter, int, Tensor | None]] = field(default_factory=list)
+    reason: str | None = None
+    seconds: float = float("inf")
+    samples: int = 0
+
+
+def flatten_batch(batch: Any) -> tuple[list[Tensor], Hashable]:
+    """Return a batch's tensors, and what all batches of its kind share.
+
+    Args:
+        batch: Tensors, numbers and texts, in lists, tuples and dictionaries.
+
+    Returns:
+        The tensors in their order, each once, and their shapes, strides, dtypes and
+        alignment with all that is no tensor; None in place of the latter if the batch
+        can't be taken apart.
+    """
+    tensors: list[Tensor] = []
+    key: list[Hashable] = []
+    if not _flatten(batch, tensors, key):
+        return tensors, None
+    return tensors, tuple(key)
+
+
+def _flatten(value: Any, tensors: list[Tensor], key: list[Hashable]) -> bool:
+    kind = type(value)
+    if kind is Tensor:
+        for index, known in enumerate(tensors):
+            if known is value:
+                key.append(index)
+                return True
+        tensors.append(value)
+        if value.layout is not torch.strided or value.requires_grad:
+            return False
+        where = value.data_ptr() % ALIGNMENT
+        key += (value.shape, value.stride(), value.dtype, where)
+        return True
+    if kind is list or kind is tuple:
+        key.append((kind, len(value)))
+        return all(_flatten(item, tensors, key) for item in value)
+    if kind is dict:
+        key += (dict, *value)
+        return all(_flatten(item, tensors, key) for item in value.values())
+    key.append((kind, repr(value)))
+    return value is None or kind in (bool, int, float, str)
