@@ -118,6 +118,14 @@ def test_the_table_of_the_room_train_has_each_of_its_files() -> None:
     assert sorted(listed) == sorted(files)
 
 
+def test_the_table_of_the_room_data_has_each_of_its_files() -> None:
+    (section,) = re.findall(r"\n## The room `data`\n(.*?)\n## ", ARCHITECTURE, re.S)
+    rows = re.findall(r"^\| (.+?) \|", section, re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    files = {path.stem for path in (PACKAGE / "data").glob("*.py")} - {"__init__"}
+    assert sorted(listed) == sorted(files)
+
+
 def test_the_table_of_rooms_has_each_room() -> None:
     (section,) = re.findall(r"\n## Rooms\n(.*?)\n## ", ARCHITECTURE, re.DOTALL)
     listed = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from handful.data.json_lines import JsonLines
     from handful.data.length_buckets import LengthBuckets
     from handful.data.loader import DataLoader
+    from handful.data.loader_profile import LoaderProfile, profile_loader
     from handful.data.npy import read_npy, read_npz
     from handful.data.padding import PadCollate
     from handful.data.parquet_files import ParquetFiles
@@ -49,6 +50,7 @@ _EXPORTS = {
     "ImageFiles": "handful.data.image_files",
     "JsonLines": "handful.data.json_lines",
     "LengthBuckets": "handful.data.length_buckets",
+    "LoaderProfile": "handful.data.loader_profile",
     "Metric": "handful.train.metrics",
     "PadCollate": "handful.data.padding",
     "ParquetFiles": "handful.data.parquet_files",
@@ -65,6 +67,7 @@ _EXPORTS = {
     "load_recipe": "handful.recipes.registry",
     "load_weights": "handful.train.weights",
     "overfit_one_batch": "handful.train.overfit",
+    "profile_loader": "handful.data.loader_profile",
     "read_csv": "handful.data.csv_file",
     "read_npy": "handful.data.npy",
     "read_npz": "handful.data.npy",
@@ -81,6 +84,7 @@ __all__ = [
     "ImageFiles",
     "JsonLines",
     "LengthBuckets",
+    "LoaderProfile",
     "Metric",
     "PadCollate",
     "ParquetFiles",
@@ -98,6 +102,7 @@ __all__ = [
     "load_recipe",
     "load_weights",
     "overfit_one_batch",
+    "profile_loader",
     "read_csv",
     "read_npy",
     "read_npz",

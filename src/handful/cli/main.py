@@ -12,6 +12,7 @@ import typer
 
 import handful
 from handful.cli.compare import compare
+from handful.cli.doctor import doctor
 from handful.cli.export import export
 from handful.cli.help import GroupedCommand
 from handful.cli.listing import list_recipes, show_environment
@@ -34,6 +35,7 @@ app.command("compare")(compare)
 app.command("study")(study)
 app.command("recipes")(list_recipes)
 app.command("look")(look)
+app.command("doctor")(doctor)
 app.command("show")(show)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
