@@ -164,6 +164,7 @@ def test_grouped_help_has_a_heading_for_each_panel() -> None:
     headings = [line for line in printed.splitlines() if line.endswith(":")]
     assert headings == [
         "Arguments:",
+        "Own data:",
         "Length:",
         "Each step:",
         "Measuring:",

@@ -24,6 +24,7 @@ from ruamel.yaml.nodes import MappingNode
 
 from handful.cli.settings import (
     Settings,
+    check_data,
     check_device,
     check_loss,
     check_loss_average,
@@ -107,6 +108,7 @@ class _RecipeKeys(BaseModel):
     format: Annotated[int | None, _number(_check_format, "format")] = None
     recipe: Annotated[str | None, _named(_check_text, "recipe")] = None
     variant: Annotated[str | None, _named(_check_text, "variant")] = None
+    data: Annotated[Any, _named(check_data, "data")] = None
     epochs: Annotated[int | None, _number(check_epochs, "epochs")] = None
     batch_size: Annotated[
         int | str | None, _number(check_batch_size, "batch_size", "full")

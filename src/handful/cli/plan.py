@@ -198,7 +198,7 @@ def _plan_resume(given: Settings, out: Path | None) -> Plan:
     newest = _newest_step(path)
     _check_left(path, _count_epochs_done(run, newest), newest, given, settings)
     changes = settings_differ(run.config, given)
-    for free in ("recipe", "epochs", "max_steps"):
+    for free in ("recipe", "data", "epochs", "max_steps"):
         changes.pop(free, None)
     _check_can_change(path, newest, changes)
     return Plan(

@@ -13,6 +13,8 @@ from typing import Any
 
 from handful.cli.argument_values import check_argument_values
 from handful.errors import ArgumentError, unknown_choice
+from handful.recipes.own_data import is_own_data, parse_own_data
+from handful.recipes.own_data_facts import OwnDataRecipe
 from handful.recipes.registry import AS_SEED, RECIPES, check_recipe_name
 from handful.train.choices import (
     Choice,
@@ -38,13 +40,15 @@ class Settings:
     """What a training is told beside its recipe's own code.
 
     Attributes are None where the recipe decides, or where nothing was said; so are
-    options that are missing. Two pairs belong together, so that whoever gives one of a
+    options that are missing. ``data`` is what a run keeps of own data: a fingerprint,
+    and what the columns are. Two pairs belong together, so that whoever gives one of a
     pair decides both: ``epochs`` and ``max_steps``, which limit a run, and ``monitor``
     and ``monitor_mode``.
     """
 
     recipe: str | None = None
     variant: str | None = None
+    data: Mapping[str, Any] | None = None
     epochs: int | None = None
     batch_size: int | str | None = None
     last_batch: str | None = None
@@ -82,8 +86,10 @@ class Settings:
     def apply_to(self, recipe: Recipe) -> Recipe:
         """Return the recipe's variant that is asked for, with these settings."""
         chosen = recipe.variant(self.variant) if self.variant else recipe
+        if isinstance(chosen, OwnDataRecipe) and self.seed is not None:
+            chosen = chosen.divide(self.seed)
         given = _given(self)
-        for free in ("recipe", "variant", "seed", "device", "loss_average"):
+        for free in ("recipe", "variant", "data", "seed", "device", "loss_average"):
             given.pop(free, None)
         if self.says_length:
             given["epochs"] = self.epochs
@@ -164,9 +170,11 @@ def check_recipe_and_variant(settings: Settings) -> str:
     if name is None:
         raise ArgumentError(
             "RECIPE must be given, or named by --config; got neither. "
-            "`handful recipes` lists them."
+            "`handful recipes` lists them, and --data trains on a file of your own."
         )
     check_recipe_name(name)
+    if is_own_data(name):
+        _check_unchanged(name, settings.data)
     variant = settings.variant
     if variant is not None and name in RECIPES:
         if variant != AS_SEED_VARIANT:
@@ -177,6 +185,22 @@ def check_recipe_and_variant(settings: Settings) -> str:
                 f"{AS_SEED_VARIANT!r}: {', '.join(AS_SEED)}; got {name!r}."
             )
     return name
+
+
+def check_data(value: object, *, name: str = "data") -> Mapping[str, Any]:
+    """Return what a run keeps of own data.
+
+    Raises:
+        ArgumentError: The value is no mapping with a fingerprint.
+    """
+    fingerprint = value.get("fingerprint") if isinstance(value, Mapping) else None
+    if not isinstance(fingerprint, str):
+        raise ArgumentError(
+            f"{name} must be what a run's config.yaml has there, with a fingerprint; "
+            f"got {value!r}. Leave it out to train on the data as they are now."
+        )
+    assert isinstance(value, Mapping)
+    return value
 
 
 def settings_differ(
@@ -219,5 +243,16 @@ def _same(name: str, old: Any, new: Any) -> bool:
 
 def normalize_recipe(name: str) -> str:
     """Return a recipe's name in one spelling: ``./mine.py:net`` is ``mine.py:net``."""
+    if is_own_data(name):
+        return parse_own_data(name).recipe
     file, colon, attribute = name.rpartition(":")
     return f"{os.path.normpath(file)}:{attribute}" if colon and file else name
+
+
+def _check_unchanged(name: str, known: Mapping[str, Any] | None) -> None:
+    """Check that own data are still those that a run was trained on."""
+    if known is None:
+        return
+    from handful.recipes.own_data_checks import check_fingerprint
+
+    check_fingerprint(parse_own_data(name), known["fingerprint"])

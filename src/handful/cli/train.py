@@ -16,6 +16,7 @@ import typer
 from handful.cli import train_flags as flags
 from handful.cli.messages import print_error, program_name
 from handful.cli.overfit import check_alone, show_overfit
+from handful.cli.own_data import describe_own_data, print_facts, print_test
 from handful.cli.plan import RUNS, Plan, has_checkpoint, plan_training, replaced_run
 from handful.cli.settings import (
     AS_SEED_VARIANT,
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 def train(
     recipe: flags.RecipeArgument = None,
+    data: flags.Data = None,
+    target: flags.Target = None,
     epochs: flags.Epochs = None,
     max_steps: flags.MaxSteps = None,
     early_stopping: flags.EarlyStopping = None,
@@ -80,7 +83,7 @@ def train(
     summary: flags.Summary = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Train a recipe; keep the run in a folder.
+    """Train a recipe, or on data of your own; keep the run in a folder.
 
     A setting comes from its flag, else from --config, else from the recipe.
     """
@@ -105,7 +108,7 @@ def train(
         }
     )
     given = Settings(
-        recipe=_given(recipe, normalize_recipe),
+        recipe=_given(flags.choose_recipe(recipe, data, target), normalize_recipe),
         variant=AS_SEED_VARIANT if as_seed else None,
         epochs=_given(epochs, check_epochs, "--epochs"),
         batch_size=_given(batch_size, check_batch_size, "--batch-size"),
@@ -194,6 +197,7 @@ def _carry_out(plan: Plan, showing: _Showing) -> None:
         typer.echo(run_dir)
     else:
         _report(run, run_dir)
+        print_test(recipe, run_dir, plan.settings.device)
 
 
 _TERMINATED = 128 + signal.SIGTERM
@@ -227,6 +231,8 @@ def _run(plan: Plan, recipe: Recipe, run_dir: Path, showing: _Showing) -> Run:
     from handful.train.run_recipe import run_recipe
 
     settings = plan.settings
+    if not showing.quiet:
+        print_facts(recipe)
     progress = make_progress(
         "off" if showing.quiet else "auto",
         every="epoch" if showing.quiet else showing.every,
@@ -241,7 +247,11 @@ def _run(plan: Plan, recipe: Recipe, run_dir: Path, showing: _Showing) -> Run:
         resume=plan.resume,
         loss_average=settings.loss_average or "samples",
         callbacks=(progress,),
-        settings={"recipe": plan.recipe, "variant": settings.variant},
+        settings={
+            "recipe": plan.recipe,
+            "variant": settings.variant,
+            **describe_own_data(plan.recipe, recipe),
+        },
         on_summary=_choose_summary(plan, recipe, showing),
     )
     if run.status != "stopped":

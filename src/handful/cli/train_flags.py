@@ -9,8 +9,11 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from handful.cli.options import complete_recipe
+from handful.errors import ArgumentError
+from handful.recipes.own_data import OwnData
 from handful.train.options import OPTIONS
 
+OWN_DATA = "Own data"
 LENGTH, STEP = "Length", "Each step"
 MEASURING, NUMBERS = "Measuring", "Randomness and machine"
 FOLDER, SHOWING = "The run", "What is printed"
@@ -32,6 +35,19 @@ RecipeArgument: TypeAlias = Annotated[
         autocompletion=complete_recipe,
         show_default=False,
     ),
+]
+
+Data: TypeAlias = Annotated[
+    str | None,
+    _flag(
+        "PATH",
+        "A table (.csv, .tsv, .parquet, .npz), or a folder with a folder of images for "
+        "each class, in place of RECIPE.",
+        OWN_DATA,
+    ),
+]
+Target: TypeAlias = Annotated[
+    str | None, _flag("COLUMN", "The column to predict.", OWN_DATA)
 ]
 
 Epochs: TypeAlias = Annotated[
@@ -233,3 +249,26 @@ def spell_flag(name: str) -> str:
 def _read(name: str, value: str | bool) -> Any:
     is_list = name == "train_metrics" and isinstance(value, str)
     return split_names(str(value)) if is_list else value
+
+
+def choose_recipe(
+    recipe: str | None, data: str | None, target: str | None
+) -> str | None:
+    """Return the name of what is trained: a recipe, own data, or None for neither.
+
+    Raises:
+        ArgumentError: Both are given, or a target without data.
+    """
+    if data is None:
+        if target is not None:
+            raise ArgumentError(
+                f"--target must go with --data; got {target!r} alone. A recipe says by "
+                "itself what it predicts."
+            )
+        return recipe
+    if recipe is not None:
+        raise ArgumentError(
+            f"RECIPE must be left out with --data; got {recipe!r} and {data!r}. Train "
+            "one of the two."
+        )
+    return OwnData(data, target).recipe

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from handful.errors import ArgumentError, unknown_choice
+from handful.recipes.own_data import is_own_data, parse_own_data
 from handful.train.recipe import Recipe
 
 RECIPES: dict[str, tuple[str, str]] = {
@@ -37,14 +38,20 @@ AS_SEED: tuple[str, ...] = ("wine",)
 
 
 def check_recipe_name(name: str) -> None:
-    """Check that a recipe of that name, or that file, exists; imports nothing.
+    """Check that a recipe of that name, or that file, exists; runs none of it.
 
     Args:
-        name: A name of `RECIPES`, or ``file.py:attribute``.
+        name: A name of `RECIPES`, ``file.py:attribute``, or own data as
+            ``data:PATH:TARGET``.
 
     Raises:
         ArgumentError: There is no such recipe or file.
+        DataError: Own data can't be used.
     """
+    if is_own_data(name):
+        checks = importlib.import_module("handful.recipes.own_data_checks")
+        checks.check_own_data(parse_own_data(name))
+        return
     file, colon, attribute = name.rpartition(":")
     if not colon:
         if name.endswith(".py"):
@@ -68,19 +75,25 @@ def load_recipe(name: str) -> Recipe:
     """Load a recipe by its name, or from a Python file.
 
     Args:
-        name: One of the names that ``handful recipes`` lists, or ``file.py:attribute``.
-            The file is run as Python code.
+        name: One of the names that ``handful recipes`` lists, or ``file.py:attribute``,
+            a file that is run as Python code; or own data as ``data:PATH:TARGET``, with
+            a column of a table to predict, or ``data:PATH`` for a folder of images and
+            for a file of NumPy's with the arrays X and y.
 
     Returns:
         The recipe.
 
     Raises:
         ArgumentError: There is none of that name, or what was found is no `Recipe`.
+        DataError: Own data can't be read, or not be learnt from.
 
     Example:
         >>> load_recipe("wine").batch_size
         16
     """
+    if is_own_data(name):
+        loading = importlib.import_module("handful.recipes.own_data_loading")
+        return loading.load_own_data(name)  # type: ignore[no-any-return]
     check_recipe_name(name)
     file, colon, attribute = name.rpartition(":")
     if not colon:
