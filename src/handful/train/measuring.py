@@ -26,7 +26,11 @@ from handful.train.summary import has_lazy_layers
 from handful.train.threads import restored_threads
 
 BUDGET_SECONDS = 0.05
-"""About how long a measurement may take; each candidate is timed once in any case."""
+"""About how long a measurement may take, unless it has fewer than `LEAST_ROUNDS`."""
+
+LEAST_ROUNDS, MOST_SECONDS = 3, 0.5
+"""Each candidate is timed so often, so that a moment's other work decides nothing,
+while that takes no more than so long; once in any case."""
 
 WORTHWHILE = 0.85
 """A candidate is taken if it needs at most this share of the first one's time."""
@@ -147,18 +151,25 @@ def _pick(candidates: Sequence[T], run: Callable[[T], Any]) -> T:
 def _time_by_turns(candidates: Sequence[T], run: Callable[[T], Any]) -> list[float]:
     """Return each candidate's median time as a share of the first's, timed in turn."""
     times: list[list[float]] = [[] for _ in candidates]
-    deadline = time.perf_counter() + BUDGET_SECONDS
+    began = time.perf_counter()
     while True:
         for candidate, kept in zip(candidates, times, strict=True):
             run(candidate)  # not counted: it wakes threads, and at first allocates
             started = time.perf_counter()
             run(candidate)
             kept.append(time.perf_counter() - started)
-            if all(times) and time.perf_counter() > deadline:
+            if all(times) and _is_over(times, began):
                 break
         medians = [sorted(kept)[len(kept) // 2] for kept in times]
         shares = [median / medians[0] for median in medians]
         rounds, least = len(times[0]), min(shares[1:])
         is_clear = any(rounds >= n and not a <= least <= b for n, a, b in CLEAR)
-        if is_clear or time.perf_counter() > deadline:
+        if is_clear or _is_over(times, began):
             return shares
+
+
+def _is_over(times: Sequence[Sequence[float]], began: float) -> bool:
+    """Say whether candidates were timed often, or long, enough."""
+    seconds = time.perf_counter() - began
+    has_enough = len(times[-1]) >= LEAST_ROUNDS
+    return seconds > (BUDGET_SECONDS if has_enough else MOST_SECONDS)
