@@ -13,6 +13,7 @@ from handful import DataLoader, Trainer
 torch.manual_seed(0)
 X = torch.randn(70, 6)
 Y = torch.randint(0, 3, (70,))
+EPOCHS = 6
 
 
 def make_model() -> nn.Module:
@@ -26,7 +27,7 @@ def train_by_hand(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Train as the tutorials do."""
     criterion = nn.CrossEntropyLoss()
     loader = TorchDataLoader(TensorDataset(X, Y), batch_size=16, shuffle=True)
-    for _ in range(3):
+    for _ in range(EPOCHS):
         model.train()
         for inputs, labels in loader:
             optimizer.zero_grad()
@@ -35,6 +36,7 @@ def train_by_hand(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
             optimizer.step()
 
 
+@pytest.mark.parametrize("engine", ["eager", "captured"])
 @pytest.mark.parametrize(
     ("name", "kind", "options"),
     [
@@ -49,7 +51,10 @@ def train_by_hand(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     ],
 )
 def test_same_seed_and_kernel_end_with_the_same_weights(
-    name: str, kind: type[torch.optim.Optimizer], options: dict[str, object]
+    name: str,
+    kind: type[torch.optim.Optimizer],
+    options: dict[str, object],
+    engine: str,
 ) -> None:
     torch.set_num_threads(1)
     by_hand = make_model()
@@ -58,8 +63,18 @@ def test_same_seed_and_kernel_end_with_the_same_weights(
     ours = make_model()
     torch.manual_seed(5)
     loader = DataLoader(TensorDataset(X, Y), batch_size=16, shuffle=True)
-    Trainer(
-        ours, loss="cross_entropy", optimizer=name, lr=0.01, seed=None, progress="off"
-    ).fit(loader, epochs=3)
+    trainer = Trainer(
+        ours,
+        loss="cross_entropy",
+        optimizer=name,
+        lr=0.01,
+        seed=None,
+        num_threads=1,
+        engine=engine,
+        progress="off",
+    )
+    run = trainer.fit(loader, epochs=EPOCHS)
+    replayed = [e for e in run.events if "samples are replayed" in e["message"]]
+    assert len(replayed) == (2 if engine == "captured" else 0)  # 16 and the last 6
     for key, value in by_hand.state_dict().items():
         assert torch.equal(ours.state_dict()[key], value), key
