@@ -214,3 +214,22 @@ def test_wrong_arguments_are_named(
 def test_columns_must_be_there_once(folder: Path, columns: list[str]) -> None:
     with pytest.raises(DataError, match=r"named once|at least one column"):
         ParquetFiles(folder, columns=columns)
+
+
+def test_selected_row_groups_are_a_data_set_of_their_own(folder: Path) -> None:
+    data = ParquetFiles(folder, columns=["id"])
+    part = data.select([3, np.int64(1)])
+    assert part.counts == [10, 10]
+    assert [int(part[i]["id"]) for i in (0, 9, 10, 19)] == [10, 19, 25, 34]
+    assert len(data) == 42
+    assert part.identify() != data.identify()
+    assert part.identify() == data.select([1, 3]).identify()
+    assert part.identify() != data.select([1, 2]).identify()
+
+
+@pytest.mark.parametrize("groups", [[], [5], [-1]])
+def test_row_groups_that_are_not_there_are_not_selected(
+    folder: Path, groups: list[int]
+) -> None:
+    with pytest.raises(ArgumentError, match="groups must be places from 0 to 4"):
+        ParquetFiles(folder).select(groups)

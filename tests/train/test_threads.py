@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from handful import DataLoader, Run, Trainer
 from handful.errors import ArgumentError
+from handful.train import measuring
 from handful.train.batches import BatchLayout
 from handful.train.losses import make_criterion
 from handful.train.measuring import measure_fastest
@@ -39,8 +40,9 @@ def measure(model: nn.Module) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
+def _two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)  # put back by a fixture of all tests
+    monkeypatch.setattr(measuring, "TINY", 0)  # so that these models are measured
 
 
 class Watch(nn.Module):
@@ -69,6 +71,45 @@ def test_one_thread_is_chosen_for_a_tiny_model() -> None:
     # Nothing in it is large enough to be shared between threads.
     run = make_trainer().fit(make_loader(), epochs=1)
     assert run.identity["threads"] == 1
+
+
+class Calls(nn.Linear):
+    """Counts the calls of all its copies."""
+
+    count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Calls.count += 1
+        return super().forward(x)
+
+
+def test_what_is_tiny_gets_one_thread_unmeasured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Calls.count = 0
+    assert measure(Calls(4, 3)) in (1, 2)
+    assert Calls.count >= 4
+    Calls.count = 0
+    monkeypatch.setattr(measuring, "TINY", 15 * (X.numel() + Y.numel()))
+    assert measure(Calls(4, 3)) == 1
+    assert Calls.count == 0
+    monkeypatch.setattr(measuring, "TINY", 15 * (X.numel() + Y.numel()) - 1)
+    measure(Calls(4, 3))
+    assert Calls.count >= 4
+
+
+def test_slow_candidates_are_timed_three_times_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measuring, "BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "CLEAR", ())
+    called: list[int] = []
+    measuring._time_by_turns([1, 2], called.append)
+    assert called.count(1) == called.count(2) == 2 * measuring.LEAST_ROUNDS
+    monkeypatch.setattr(measuring, "MOST_SECONDS", 0.0)
+    called.clear()
+    measuring._time_by_turns([1, 2], called.append)
+    assert called.count(2) == 2
 
 
 def test_measuring_leaves_model_gradients_and_generators_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import operator
 import os
@@ -163,6 +164,28 @@ class ParquetFiles(Dataset[Any]):
         """Bytes of a row in memory."""
         return sum(sum(field.widths) * field.dtype.itemsize for field in self.fields)
 
+    def select(self, groups: Iterable[int]) -> ParquetFiles:
+        """Return some row groups as a data set, in the files' order.
+
+        Args:
+            groups: Which, as places in `counts`.
+
+        Raises:
+            ArgumentError: There are none, or one of them isn't there.
+        """
+        chosen = sorted({operator.index(group) for group in groups})
+        if not chosen or chosen[0] < 0 or chosen[-1] >= len(self.counts):
+            raise ArgumentError(
+                f"groups must be places from 0 to {len(self.counts) - 1}, one at "
+                f"least; got {chosen}."
+            )
+        part = copy.copy(self)
+        part._groups = [self._groups[group] for group in chosen]
+        part.counts = [count for _, _, count in part._groups]
+        part._ends = np.cumsum(part.counts)
+        part._last = None
+        return part
+
     def pack(self, values: Sequence[Tensor]) -> Any:
         """Return a batch of its fields: a list, or a dict without a target."""
         if self.is_paired:
@@ -207,7 +230,7 @@ class ParquetFiles(Dataset[Any]):
             what is read of them, and the last bytes of each, which for Parquet say
             where each column lies and between what its values do; and the window.
         """
-        digest = hashlib.sha256(repr(self.fields).encode())
+        digest = hashlib.sha256(repr((self.fields, self._groups)).encode())
         for file in self.files:
             known = (file.path.name, file.num_bytes, file.digest, file.counts)
             digest.update(repr(known).encode())

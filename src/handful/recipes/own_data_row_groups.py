@@ -142,21 +142,6 @@ def open_row_groups(data: OwnData) -> RowGroupTable:
     return RowGroupTable(files, targets, columns, left_out)
 
 
-def select_groups(files: ParquetFiles, groups: NDArray[np.int64]) -> ParquetFiles:
-    """Return some row groups of files as a data set, in the files' order.
-
-    Args:
-        files: The files.
-        groups: Which, as places in ``files.counts``.
-    """
-    chosen = copy.copy(files)
-    chosen._groups = [files._groups[group] for group in sorted(groups)]
-    chosen.counts = [count for _, _, count in chosen._groups]
-    chosen._ends = np.cumsum(chosen.counts)
-    chosen._last = None
-    return chosen
-
-
 def join_summaries(parts: Sequence[TargetSummary]) -> TargetSummary:
     """Return the summary of all rows of some row groups (Chan et al. 1979)."""
     counts = np.array([part.count for part in parts], np.float64)

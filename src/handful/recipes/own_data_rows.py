@@ -24,7 +24,6 @@ from handful.recipes.own_data_model import ShareOfVariance, TableNet, TableShape
 from handful.recipes.own_data_row_groups import (
     RowGroupTable,
     open_row_groups,
-    select_groups,
 )
 from handful.recipes.own_data_split import Parts, divide
 from handful.recipes.own_data_tables import CLASS_LOSS, measure_columns
@@ -70,7 +69,7 @@ class RowGroupParts:
     def make_data(self, seed: int) -> Splits:  # noqa: ARG002
         """Return the parts."""
         files = self.table.files
-        train, valid, test = (select_groups(files, part) for part in self.groups)
+        train, valid, test = (files.select(part) for part in self.groups)
         return train, valid, test
 
     def make_model(self) -> nn.Module:

@@ -18,12 +18,11 @@ from handful.train.checks import check_monitor
 from handful.train.choices import metric_improves_upward
 from handful.train.engine import EagerEngine
 from handful.train.environment import describe_environment, describe_identity
-from handful.train.evaluation import evaluate_model, observe_output
+from handful.train.evaluation import evaluate_model
 from handful.train.feed import Feed, validation_loader
 from handful.train.first_step import FirstStep
 from handful.train.loop import Loop
 from handful.train.measuring import Fastest
-from handful.train.metrics import start_metrics
 from handful.train.monitor import Monitor
 from handful.train.optimizers import describe_optimizer, make_optimizer
 from handful.train.precision import Precision
@@ -35,6 +34,7 @@ from handful.train.step import CriterionStep, CustomStep, Step, StepOutput
 from handful.train.step_log import StepLog
 from handful.train.summary import has_lazy_layers
 from handful.train.torch_schedule import TorchSchedule
+from handful.train.train_metrics import TrainMetrics
 
 if TYPE_CHECKING:
     from handful.train.trainer import Trainer
@@ -137,7 +137,7 @@ class Assembly:
         """
         trainer, fit = self._trainer, self._fit
         step = make_step(trainer, self._precision)
-        observed = _Observed(trainer.train_metrics)
+        observed = TrainMetrics(trainer.train_metrics)
         first = self._make_first(
             step, recorder, threads=threads, memory_format=memory_format
         )
@@ -320,36 +320,6 @@ class Assembly:
             "engine": trainer.engine,
         }
         return {**own, **fit.extra}
-
-
-class _Observed:
-    """Metrics of the batches that are trained on."""
-
-    def __init__(self, metrics: Any) -> None:
-        self._metrics = metrics
-        self._sums = start_metrics(metrics)
-
-    def start(self) -> None:
-        """Begin anew, with an epoch."""
-        self._sums = start_metrics(self._metrics)
-
-    def add(self, made: Any) -> None:
-        """Take in what the step says of a micro-batch."""
-        observe_output(self._sums, made)
-
-    def values(self) -> dict[str, float]:
-        """Return what was measured since the start."""
-        return {f"train_{metric.name}": metric.compute() for metric in self._sums}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was measured since the start, to go on from; plain values."""
-        return {metric.name: metric.state_dict() for metric in self._sums}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned; unknown metrics begin anew."""
-        for metric in self._sums:
-            if metric.name in state:
-                metric.load_state_dict(state[metric.name])
 
 
 def make_step(trainer: Trainer, precision: Precision) -> Step:
