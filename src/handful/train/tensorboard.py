@@ -65,6 +65,8 @@ class TensorBoard(Callback):
         """
         self._losses, self._rows = [], []
         try:
+            # With TensorFlow installed, the writer's own errors are of its kinds.
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._writer = self._module.SummaryWriter(
                 str(self.folder), purge_step=state.step + 1
             )
