@@ -8,19 +8,25 @@ loader take turns, round by round, and the median of each is compared with the b
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
 import statistics
 import tempfile
-import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from doctor_works import SITUATIONS, Situation, plant
+from front import DOCS, Benchmark, choose, make_parser, parse, run_benchmark
+from measure import (
+    describe_machine,
+    load_average,
+    markdown_table,
+    now,
+    write_json,
+)
 
 from handful.data.loader_candidates import (
     Candidate,
@@ -128,61 +134,100 @@ def _measure_all(
     return {name: statistics.median(rates) for name, rates in found.items()}
 
 
-def format_verdicts(verdicts: list[Verdict]) -> str:
-    """Return the table of the documentation."""
-    lines = [
-        "| situation | found | took | chosen | gain | share of the best |",
-        "| --- | --- | ---: | --- | ---: | ---: |",
-    ]
-    lines += [
-        f"| {v.name} | {v.found} | {v.seconds:.0f} s | {v.chosen} | {v.gain:,.3g} | "
-        f"{v.share:.0%} |"
-        for v in verdicts
-    ]
-    return "\n".join(lines)
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Judge the situations that were asked for."""
+    results: dict[str, Any] = {
+        "benchmark": "doctor",
+        "format": 1,
+        "quick": args.quick,
+        "began": now(),
+        "machine": describe_machine(),
+        "repeats": args.repeats,
+        "window": args.window,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "torch_threads": torch.get_num_threads(),
+        "cases": [],
     }
+    for name in args.only:
+        with tempfile.TemporaryDirectory(dir=args.folder, prefix="doctor-") as folder:
+            verdict = judge(
+                name,
+                Path(folder),
+                seconds=args.seconds,
+                rounds=args.repeats,
+                window=args.window,
+            )
+        case = {"title": name, "is_right": verdict.is_right, **asdict(verdict)}
+        case["rates"] = {k: round(rate, 1) for k, rate in verdict.rates.items()}
+        results["cases"].append(case)
+        print(f"{name}: {verdict.advice}\n  {case['rates']}", flush=True)
+        write_json(args.out, results)
+    results["ended"], results["load_at_end"] = now(), load_average()
+    return results
+
+
+def render(results: dict[str, Any]) -> str:
+    """Return the table of the documentation."""
+    machine = results["machine"]
+    packages = ", ".join(f"{n} {v}" for n, v in results["versions"].items())
+    threads = results["torch_threads"]
+    about = (
+        f"Measured on {results['began'][:10]}: {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['system']}; {packages}, {threads} "
+        f"thread{'s' * (threads > 1)} of torch; each setting for {results['window']:g} "
+        f"s in {results['repeats']} rounds. Load before: {machine['load']}."
+    )
+    if results["quick"]:
+        about += " **A quick run: its figures mean nothing.**"
+    head = ["situation", "found", "took, s", "chosen", "gain", "share of the best"]
+    rows = [
+        [
+            case["title"],
+            case["found"],
+            f"{case['seconds']:.0f}",
+            case["chosen"],
+            f"{case['gain']:,.3g}",
+            f"{case['share']:.0%}",
+        ]
+        for case in results["cases"]
+    ]
+    return f"{about}\n\n{markdown_table(head, rows)}"
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    quick = "a second for the doctor, one short round"
+    parser = make_parser("doctor", __doc__, repeats=5, quick=quick)
+    parser.add_argument(
+        "--only",
+        default=",".join(SITUATIONS),
+        help=f"which of {', '.join(SITUATIONS)}; default: all",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="what the doctor gets; default: 30"
+    )
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=1,
+        help="seconds that a setting is measured for in each round; default: 1",
+    )
+    args = parse(parser, arguments)
+    args.only = choose(parser, "--only", args.only, list(SITUATIONS))
+    if args.quick:
+        args.seconds, args.window = 1, 0.02
+    return args
+
+
+BENCHMARK = Benchmark("doctor", measure, render, page=DOCS / "doctor.md")
 
 
 def main() -> int:
     """Judge the situations; the exit status is 0 where the doctor was right on all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="situations, with commas between them")
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--window", type=float, default=1.0)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    names = args.only.split(",") if args.only else list(SITUATIONS)
-    machine, verdicts = describe_machine(), []
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            verdicts.append(
-                judge(
-                    name,
-                    Path(folder),
-                    seconds=args.seconds,
-                    rounds=args.rounds,
-                    window=args.window,
-                )
-            )
-        rates = {k: round(rate) for k, rate in verdicts[-1].rates.items()}
-        print(f"{name}: {verdicts[-1].advice}\n  {rates}", flush=True)
-    print(f"\n{machine}\n\n{format_verdicts(verdicts)}")
-    if args.out is not None:
-        content = {"machine": machine, "verdicts": [asdict(v) for v in verdicts]}
-        args.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(verdict.is_right for verdict in verdicts) else 1
+    args = parse_arguments()
+    results = run_benchmark(BENCHMARK, args)
+    is_right = all(case["is_right"] for case in results["cases"])
+    return 0 if is_right or args.quick else 1
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ measured and how stands in docs/performance.md, whose tables ``--write-docs`` fi
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from front import Benchmark, choose, make_parser, parse, run_benchmark
 from loading_tables import published_results, render_page
 from measure import (
     Job,
@@ -26,7 +26,6 @@ from measure import (
     describe_machine,
     load_average,
     now,
-    replace_between,
     run_interleaved,
     run_job,
     write_json,
@@ -34,9 +33,6 @@ from measure import (
 
 HERE = Path(__file__).resolve().parent
 JOBS = HERE / "loading_works.py"
-RESULTS = HERE / "results" / "loading.json"
-PUBLISHED = HERE / "published" / "loading.json"
-PAGE = HERE.parent / "docs" / "performance.md"
 MAP_BYTES = 4 * 2**30
 QUICK_MAP_BYTES = 4 * 2**20
 LARGE_ORDER_GIB = {"randperm32": 5, "randperm64": 9}
@@ -123,7 +119,7 @@ SMALL_ORDERS = tuple(
 WORKS = (*dict.fromkeys(case.work for case in CASES), "large-order", "small-order")
 
 
-class Benchmark:
+class Measurement:
     """One run of the benchmark.
 
     Args:
@@ -337,20 +333,17 @@ def check_sums(sides: Sequence[Side]) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="scripts/bench loading", description=__doc__)
+    parser = make_parser(
+        "loading", __doc__, repeats=5, quick="tiny data, once, one thread"
+    )
     parser.add_argument(
         "--only",
         default=",".join(WORKS),
         metavar="WORKS",
         help=f"which, with commas between: {', '.join(WORKS)} (default: all)",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="default: 5")
     parser.add_argument(
         "--threads", default="1,2", help="numbers of threads to try (default: 1,2)"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON to write")
-    parser.add_argument(
-        "--folder", type=Path, help="where the memory map is written, 4 GiB"
     )
     parser.add_argument(
         "--peers-python", help="a Python that has other loaders, to measure them too"
@@ -361,61 +354,23 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         action="store_true",
         help="torch.randperm of 10**9 as well: minutes, 8 GB of memory",
     )
-    parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds a job may take"
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="tiny data, once, one thread: shows that all runs, measures nothing",
-    )
-    parser.add_argument(
-        "--from",
-        type=Path,
-        dest="source",
-        metavar="JSON",
-        help="measure nothing, take these results",
-    )
-    parser.add_argument(
-        "--write-docs",
-        action="store_true",
-        help="fill the tables of docs/performance.md",
-    )
-    args = parser.parse_args(arguments)
-    args.only = args.only.split(",")
-    unknown = set(args.only) - set(WORKS)
-    if unknown:
-        parser.error(f"--only must be of {', '.join(WORKS)}; got {', '.join(unknown)}")
-    if args.quick and args.write_docs:
-        parser.error("--write-docs must not go with --quick, which measures nothing")
+    args = parse(parser, arguments)
+    args.only = choose(parser, "--only", args.only, WORKS)
     args.threads = [int(number) for number in args.threads.split(",")]
     if args.quick:
-        args.repeats, args.threads = 1, [1]
+        args.threads = [1]
     return args
 
 
-def main() -> None:
-    """Measure, print the tables, and publish them if asked."""
-    args = parse_arguments()
-    if args.source is not None:
-        results = json.loads(args.source.read_text(encoding="utf-8"))
-    else:
-        load = load_average()
-        if load is not None and load > 0.3 and not args.quick:
-            print(f"other work runs on this machine (load {load}): figures will suffer")
-        with tempfile.TemporaryDirectory(dir=args.folder, prefix="loading-") as name:
-            results = Benchmark(args, Path(name)).run()
-        write_json(args.out, results)
-        print(f"\nwritten: {args.out}")
-    page = render_page(results)
-    print(f"\n{page}")
-    if args.write_docs:
-        if results["quick"]:
-            sys.exit("loading: --write-docs needs results of a run without --quick")
-        write_json(PUBLISHED, published_results(results))
-        replace_between(PAGE, "loading", page)
-        print(f"\nwritten: {PAGE}, {PUBLISHED}")
+def measure_in_folder(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure, with the memory map in a scratch folder."""
+    with tempfile.TemporaryDirectory(dir=args.folder, prefix="loading-") as name:
+        return Measurement(args, Path(name)).run()
 
+
+BENCHMARK = Benchmark(
+    "loading", measure_in_folder, render_page, shorten=published_results
+)
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(BENCHMARK, parse_arguments())

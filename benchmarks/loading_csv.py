@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from front import Benchmark, make_parser, parse, run_benchmark
 from measure import (
     Job,
     Side,
@@ -30,12 +31,10 @@ from measure import (
     run_job,
     spread,
     values_by_threads,
-    write_json,
 )
 
 HERE = Path(__file__).resolve().parent
 JOBS = HERE / "loading_csv_works.py"
-RESULTS = HERE / "results" / "loading_csv.json"
 ROWS, QUICK_ROWS = 1_000_000, 3_000
 ROW_BYTES = 300
 PARTS = {
@@ -99,11 +98,14 @@ def render(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{n} {version}" for n, version in results["versions"].items())
     machine = results["machine"]
     lines = [
+        f"Measured on {results['began'][:10]}: "
         f"{results['rows']:,} rows, {results['file_bytes'] / 1e6:.0f} MB; "
         f"{machine['processor']}, {machine['cores']} cores; {versions}. Medians of "
         f"{results['repeats']} repeats, in seconds. Load before: {machine['load']}.",
         "",
     ]
+    if results["quick"]:
+        lines += ["**A quick run: its figures mean nothing.**", ""]
     threads = results["threads"]
     head = ["part"]
     for side in sides.values():
@@ -131,39 +133,28 @@ def _row(part: str, sides: dict[str, Side], threads: Sequence[int]) -> list[str]
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench loading_csv", description=__doc__
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="default: 3")
+    quick = "a small file, once, one thread"
+    parser = make_parser("loading_csv", __doc__, repeats=3, quick=quick)
     parser.add_argument(
         "--threads", default="1,2", help="numbers of threads to try (default: 1,2)"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON to write")
-    parser.add_argument("--folder", type=Path, help="where the file is written")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="a small file, once, one thread: shows that all runs, measures nothing",
-    )
-    args = parser.parse_args(arguments)
+    args = parse(parser, arguments)
     args.threads = [int(number) for number in args.threads.split(",")]
     if args.quick:
-        args.repeats, args.threads = 1, [1]
+        args.threads = [1]
     return args
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    args = parse_arguments()
+def measure_in_folder(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure over a file in a scratch folder."""
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="loading-csv-") as name:
         room = shutil.disk_usage(name).free
         if room < 2 * ROWS * ROW_BYTES:
             sys.exit(f"loading_csv: {name} has {room / 2**30:.1f} GiB free: too little")
-        results = measure_sides(args, Path(name) / "table.csv")
-    write_json(args.out, results)
-    print(render(results))
-    print(f"\nwritten: {args.out}")
+        return measure_sides(args, Path(name) / "table.csv")
 
+
+BENCHMARK = Benchmark("loading_csv", measure_in_folder, render)
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(BENCHMARK, parse_arguments())

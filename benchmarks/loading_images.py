@@ -10,7 +10,6 @@ workers. Images come resized to 224 x 224, as normalised floats, in batches of 6
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -20,6 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from front import (
+    Benchmark,
+    choose,
+    make_parser,
+    parse,
+    run_benchmark,
+    without_paths,
+)
 from measure import (
     Job,
     Side,
@@ -35,7 +42,6 @@ from measure import (
 
 HERE = Path(__file__).resolve().parent
 JOBS = HERE / "loading_images_works.py"
-RESULTS = HERE / "results" / "loading_images.json"
 NUM_FILES, QUICK_FILES = 4_000, 96
 NEEDED_BYTES = 200 * 10**6
 
@@ -120,11 +126,14 @@ def do_job(args: argparse.Namespace, spec: dict[str, Any]) -> dict[str, Any]:
 
 def speeds(side: dict[str, Any]) -> list[float]:
     """Return a side's images a second, one number a repeat."""
-    return [
-        run["samples"] / statistics.median(run["seconds"])
-        for run in side["runs"]
-        if "error" not in run
-    ]
+    return [speed(run) for run in side["runs"] if "error" not in run]
+
+
+def speed(run: dict[str, Any]) -> float:
+    """Return the images a second of a job."""
+    if "images_per_second" in run:  # As published.
+        return float(run["images_per_second"])
+    return float(run["samples"] / statistics.median(run["seconds"]))
 
 
 def best(case: dict[str, Any], name: str) -> tuple[str, list[float]]:
@@ -188,54 +197,45 @@ def render(results: dict[str, Any]) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench loading_images", description=__doc__
-    )
+    parser = make_parser("loading_images", __doc__, repeats=5, quick="few files, once")
     works = [case.work for case in CASES]
     parser.add_argument(
         "--only", default=",".join(works), help=f"which of {', '.join(works)}"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="default: 5")
     parser.add_argument("--workers", default="0,1,2", help="default: 0,1,2")
     parser.add_argument("--files", type=int, default=NUM_FILES, help="default: 4000")
     parser.add_argument(
         "--seconds", type=float, default=3, help="least time of a job, default: 3"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON to write")
-    parser.add_argument("--folder", type=Path, help="where the files are written")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds a job")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="few files, once: shows that all runs, measures nothing",
-    )
-    parser.add_argument(
-        "--from", type=Path, dest="source", metavar="JSON", help="only print these"
-    )
-    args = parser.parse_args(arguments)
-    args.only = args.only.split(",")
-    unknown = set(args.only) - set(works)
-    if unknown:
-        parser.error(f"--only must be of {', '.join(works)}; got {', '.join(unknown)}")
+    args = parse(parser, arguments)
+    args.only = choose(parser, "--only", args.only, works)
     args.workers = [int(number) for number in args.workers.split(",")]
     if args.quick:
-        args.repeats, args.files, args.seconds = 1, QUICK_FILES, 0
+        args.files, args.seconds = QUICK_FILES, 0
     return args
 
 
-def main() -> None:
-    """Measure, and print the tables."""
-    args = parse_arguments()
-    if args.source is not None:
-        print(render(json.loads(args.source.read_text(encoding="utf-8"))))
-        return
+def measure_in_folder(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure over files in a scratch folder."""
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="images-") as name:
         if shutil.disk_usage(name).free < NEEDED_BYTES:
             sys.exit(f"loading_images: {name} needs {NEEDED_BYTES / 1e6:.0f} MB free")
-        results = measure(args, Path(name))
-    write_json(args.out, results)
-    print(f"\nwritten: {args.out}\n\n{render(results)}")
+        return measure(args, Path(name))
 
+
+def shorten(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the results with one speed a repeat instead of the times of all epochs."""
+    short = without_paths(results)
+    for case in short["cases"]:
+        for side in case["sides"]:
+            for run in side["runs"]:
+                if "error" not in run:
+                    run["images_per_second"] = round(speed(run), 1)
+                    run.pop("seconds", None)
+    return short
+
+
+BENCHMARK = Benchmark("loading_images", measure_in_folder, render, shorten=shorten)
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(BENCHMARK, parse_arguments())

@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from front import Benchmark, choose, make_parser, parse, run_benchmark
 from loading_parquet_works import SIDES
 from measure import (
     Job,
@@ -41,7 +42,6 @@ from measure import (
 
 HERE = Path(__file__).resolve().parent
 JOBS = HERE / "loading_parquet_works.py"
-RESULTS = HERE / "results" / "loading_parquet.json"
 LAYOUTS = {"columns": "64 columns", "vectors": "one column of 64 numbers"}
 BATCH_SIZE = 256
 FLOOR, AIM = 5, 10
@@ -89,7 +89,8 @@ def _run_layout(args: argparse.Namespace, layout: str, folder: Path) -> dict[str
     data = folder / "data"
     data.mkdir()
     common = {"folder": str(data), "rows": args.rows, "layout": layout}
-    result: dict[str, Any] = {"layout": layout, "sides": []}
+    title = LAYOUTS[layout]
+    result: dict[str, Any] = {"layout": layout, "title": title, "sides": []}
     result.update(run_job(_job({**common, "task": "make"}, timeout=args.timeout)))
     if "error" in result:
         print(f"    left out: {result['error']}", flush=True)
@@ -134,9 +135,24 @@ def _job(
 
 def render(results: dict[str, Any]) -> str:
     """Return the tables of the results."""
-    parts = [] if not results["quick"] else ["A quick run: its figures mean nothing."]
+    machine, limit = results["machine"], results["limit_mib"]
+    packages = ", ".join(f"{n} {v}" for n, v in results["versions"].items())
+    peers = ", ".join(f"{n} {v}" for n, v in results["peers_versions"].items())
+    about = (
+        f"Measured on {results['began'][:10]}: {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['memory_gib']} GiB of memory; {packages}; "
+        f"the other sides: {peers}. {results['rows']:,} rows, {results['threads']} "
+        f"threads, medians of {results['repeats']} repeats. Load before: "
+        f"{machine['load']}. handful must be {results['floor']} times faster, and is "
+        f"meant to be {results['aim']} times."
+    )
+    if limit:
+        about += f" handful may allocate {limit:,} MiB at most."
+    parts = [about]
+    if results["quick"]:
+        parts.append("**A quick run: its figures mean nothing.**")
     for case in results["cases"]:
-        parts.append(f"### {LAYOUTS[case['layout']]}")
+        parts.append(f"### Parquet: {LAYOUTS[case['layout']]}")
         parts.append(case["error"] if "error" in case else _table(case["sides"]))
     return "\n\n".join(parts)
 
@@ -187,11 +203,8 @@ def _speeds(side: dict[str, Any]) -> list[float]:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench loading_parquet", description=__doc__
-    )
+    parser = make_parser("loading_parquet", __doc__, repeats=3, quick="few rows, once")
     parser.add_argument("--rows", type=int, default=2**23, help="default: 8,388,608")
-    parser.add_argument("--repeats", type=int, default=3, help="default: 3")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument(
         "--layouts", default=",".join(LAYOUTS), help="default: columns,vectors"
@@ -205,39 +218,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=0,
         help="most memory that handful may allocate (RLIMIT_DATA); default: any",
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON to write")
-    parser.add_argument(
-        "--folder", type=Path, help="where the files are written, up to 5 GiB"
-    )
     parser.add_argument("--peers-python", help="a Python that has datasets")
-    parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds a job may take"
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="few rows, once: shows that all runs, measures nothing",
-    )
-    args = parser.parse_args(arguments)
-    args.layouts = args.layouts.split(",")
-    unknown = set(args.layouts) - set(LAYOUTS)
-    if unknown:
-        parser.error(f"--layouts must be of columns, vectors; got {', '.join(unknown)}")
+    args = parse(parser, arguments)
+    args.layouts = choose(parser, "--layouts", args.layouts, list(LAYOUTS))
     if args.quick:
-        args.rows, args.repeats, args.max_seconds = 20_000, 1, 1
+        args.rows, args.max_seconds = 20_000, 1
     return args
 
 
-def main() -> None:
-    """Measure, and print the tables."""
-    args = parse_arguments()
-    load = load_average()
-    if load is not None and load > 0.3 and not args.quick:
-        print(f"other work runs on this machine (load {load}): figures will suffer")
-    results = run(args)
-    write_json(args.out, results)
-    print(f"\nwritten: {args.out}\n\n{render(results)}")
-
+BENCHMARK = Benchmark("loading_parquet", run, render)
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(BENCHMARK, parse_arguments())

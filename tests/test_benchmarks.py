@@ -235,12 +235,120 @@ def test_page_without_its_markers_is_left_alone(
     assert page.read_text(encoding="utf-8") == text
 
 
-@pytest.mark.parametrize("name", ["loading", "training"])
-def test_markers_of_the_published_tables_are_there(name: str) -> None:
-    page = BENCHMARKS.parent / "docs" / "performance.md"
+@pytest.mark.parametrize(
+    ("name", "page_name"),
+    [
+        ("loading", "performance"),
+        ("loading_csv", "performance"),
+        ("loading_images", "performance"),
+        ("loading_parquet", "performance"),
+        ("training", "performance"),
+        ("doctor", "doctor"),
+    ],
+)
+def test_markers_of_the_published_tables_are_there(name: str, page_name: str) -> None:
+    page = BENCHMARKS.parent / "docs" / f"{page_name}.md"
     text = page.read_text(encoding="utf-8")
     assert text.count(f"<!-- {name}: begin -->") == 1
     assert text.count(f"<!-- {name}: end -->") == 1
+
+
+@pytest.fixture
+def front(measure: ModuleType) -> ModuleType:
+    return importlib.import_module("front")
+
+
+def _small_results(quick: bool, **titles: float) -> dict[str, Any]:
+    cases = [
+        {
+            "title": title,
+            "value": value,
+            "sides": [{"name": "a", "python": "/p/python"}],
+        }
+        for title, value in titles.items()
+    ]
+    return {"quick": quick, "versions": {"torch": "2"}, "cases": cases}
+
+
+def _publish(
+    front: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str
+) -> tuple[Path, Path]:
+    """Run a benchmark that measures 3 for x; return its page and its published JSON."""
+    monkeypatch.setattr(front, "HERE", folder)
+    page = folder / "page.md"
+    page.write_text("<!-- some: begin -->\n<!-- some: end -->\n", encoding="utf-8")
+
+    def measure_some(args: Any) -> dict[str, Any]:
+        return _small_results(args.quick, x=3)
+
+    def render(results: dict[str, Any]) -> str:
+        return " ".join(f"{c['title']}={c['value']}" for c in results["cases"])
+
+    parser = front.make_parser("some", None, repeats=2, quick="little")
+    benchmark = front.Benchmark("some", measure_some, render, page=page)
+    front.run_benchmark(benchmark, front.parse(parser, options))
+    return page, benchmark.published
+
+
+def test_benchmark_fills_its_page_and_publishes_without_paths(
+    front: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, published = _publish(front, tmp_path, monkeypatch, "--write-docs")
+
+    assert "begin -->\nx=3\n<!--" in page.read_text(encoding="utf-8")
+    text = published.read_text(encoding="utf-8")
+    assert json.loads(text)["cases"][0]["value"] == 3
+    assert "/p/python" not in text
+    assert (tmp_path / "results" / "some.json").exists()
+
+
+def test_benchmark_publishes_nothing_unless_asked(
+    front: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, published = _publish(front, tmp_path, monkeypatch)
+    assert "x=3" not in page.read_text(encoding="utf-8")
+    assert not published.exists()
+
+
+def test_cases_of_several_results_are_joined_and_later_ones_count(
+    front: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, titles in zip(paths, ({"x": 1, "y": 2}, {"x": 5}), strict=True):
+        path.write_text(json.dumps(_small_results(False, **titles)), encoding="utf-8")
+    page, _ = _publish(
+        front, tmp_path, monkeypatch, "--write-docs", "--from", *map(str, paths)
+    )
+    assert "x=5 y=2" in page.read_text(encoding="utf-8")
+
+
+def test_results_of_a_quick_run_are_not_published(
+    front: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        _publish(front, tmp_path, monkeypatch, "--quick", "--write-docs")
+    path = tmp_path / "quick.json"
+    path.write_text(json.dumps(_small_results(True, x=1)), encoding="utf-8")
+    with pytest.raises(SystemExit, match="needs a run without --quick"):
+        _publish(front, tmp_path, monkeypatch, "--write-docs", "--from", str(path))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["loading_csv", "doctor"])
+def test_smaller_benchmarks_run_to_their_end(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out.json"
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--out", str(out)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "A quick run" in done.stdout
+    assert "Not measured" not in done.stdout
+    assert json.loads(out.read_text(encoding="utf-8"))["quick"]
 
 
 def test_results_are_read_back_as_written(measure: ModuleType, tmp_path: Path) -> None:
