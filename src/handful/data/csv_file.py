@@ -30,6 +30,7 @@ from handful.data.csv_schema import (
     TableSchema,
 )
 from handful.data.csv_text import CsvFile, check_delimiter
+from handful.data.kept_copy import Kept, KeptCopy
 from handful.errors import ArgumentError, unknown_choice
 
 __all__ = ["CsvTable", "read_csv"]
@@ -67,6 +68,7 @@ def read_csv(
     unknown: str = "raise",
     delimiter: str = ",",
     header: bool = True,
+    cache: bool | str | os.PathLike[str] = False,
 ) -> CsvTable:
     """Read a CSV file, the inputs as numbers and codes of categories.
 
@@ -106,6 +108,10 @@ def read_csv(
         delimiter: What stands between cells.
         header: Whether the first line names the columns; otherwise they are "0", "1"
             and so on.
+        cache: Whether to keep a copy of the columns, from which they are mapped into
+            memory when the same file is read in the same way again: True for the
+            user's cache, a folder, or False. A file that has changed is read anew. See
+            `handful.data.kept_copy`, whose ``clear_copies`` removes them.
 
     Returns:
         The columns and the schema.
@@ -124,15 +130,26 @@ def read_csv(
     layout = _choose("layout", layout or "matrix", LAYOUTS)
     _choose("unknown", unknown, UNKNOWN_POLICIES)
     place = _check_target(target)
-    reader = open_csv(CsvFile(Path(path), check_delimiter(delimiter), bool(header)))
-    if schema is not None:
-        name = None if schema.target is None else schema.target.name
-        kinds = kinds_of_schema(reader, schema)
-    else:
-        name = find_target(reader, place)
-        kinds = choose_kinds(reader, name, dtypes or {})
-    plan = _Plan(kinds, name, dtypes or {}, missing, layout, schema, unknown)
-    return _read(reader, plan)
+    file = CsvFile(Path(path), check_delimiter(delimiter), bool(header))
+    asked = {
+        "reader": "read_csv",
+        "target": place,
+        "dtypes": sorted((repr(k), repr(v)) for k, v in (dtypes or {}).items()),
+        "missing": missing,
+        "layout": layout,
+        "schema": None if schema is None else schema.to_dict(),
+        "unknown": unknown,
+        "delimiter": file.delimiter,
+        "header": file.has_header,
+    }
+    copy = KeptCopy.find(file.path, asked, cache)
+    kept = None if copy is None else copy.load()
+    if kept is not None:
+        return _unpack(*kept)
+    table = _read(open_csv(file), place, dtypes or {}, missing, layout, schema, unknown)
+    if copy is not None:
+        copy.keep(*_pack(table))
+    return table
 
 
 @dataclass(frozen=True)
@@ -148,7 +165,26 @@ class _Plan:
     unknown: str
 
 
-def _read(reader: ArrowCsv, plan: _Plan) -> CsvTable:
+def _read(
+    reader: ArrowCsv,
+    target: str | int | None,
+    dtypes: Mapping[str, str],
+    missing: str,
+    layout: str,
+    schema: TableSchema | None,
+    unknown: str,
+) -> CsvTable:
+    if schema is not None:
+        name = None if schema.target is None else schema.target.name
+        kinds = kinds_of_schema(reader, schema)
+    else:
+        name = find_target(reader, target)
+        kinds = choose_kinds(reader, name, dtypes)
+    plan = _Plan(kinds, name, dtypes, missing, layout, schema, unknown)
+    return _carry_out(reader, plan)
+
+
+def _carry_out(reader: ArrowCsv, plan: _Plan) -> CsvTable:
     cells = whole = TableCells(reader, reader.read(plan.kinds))
     if plan.missing == "drop":
         cells = drop_missing(whole)
@@ -206,6 +242,24 @@ def _put_together(
     if target is not None:
         arrays.append(target)
     return Columns(*arrays)
+
+
+def _pack(table: CsvTable) -> Kept:
+    """Return a table as a copy of it is kept."""
+    data = table.data
+    names = data.names or tuple(str(place) for place in range(len(data.tensors)))
+    said = {
+        "names": data.names and list(names),
+        "schema": table.schema.to_dict(),
+        "num_dropped": table.num_dropped,
+    }
+    arrays = {n: tensor.numpy() for n, tensor in zip(names, data.tensors, strict=True)}
+    return said, arrays
+
+
+def _unpack(said: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> CsvTable:
+    data = Columns(*arrays.values()) if said["names"] is None else Columns(**arrays)
+    return CsvTable(data, TableSchema.from_dict(said["schema"]), said["num_dropped"])
 
 
 def _choose(name: str, value: str, choices: tuple[str, ...]) -> str:
