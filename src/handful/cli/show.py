@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,9 @@ _FIRST_ROWS = 5
 _LAST_ROWS = 10
 _NOTES = ("note", "stopped early", "failed", "damaged checkpoint", "identity changed")
 """Kinds of events that are worth a line."""
+
+_SKIPPED = "skipped sample"
+"""The kind of event of which there is one for each sample that was left out."""
 
 
 def show(
@@ -97,7 +100,16 @@ def describe_notes(run: Run) -> list[str]:
         for event in run.events
         if event.get("kind") in _NOTES
     ]
+    skipped = [event for event in run.events if event.get("kind") == _SKIPPED]
+    if skipped:
+        lines.append(f"note    left out: {_describe_skipped(skipped)}")
     return list(dict.fromkeys(lines))
+
+
+def _describe_skipped(events: Sequence[Mapping[str, Any]]) -> str:
+    first, count = events[0].get("message", ""), len(events)
+    rest = f"; {count - 1} more in events.jsonl" if count > 1 else ""
+    return f"{first}{rest}"
 
 
 def _describe_event(event: Mapping[str, Any]) -> str:

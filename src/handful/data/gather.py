@@ -12,6 +12,13 @@ from torch import Tensor
 from handful.data.sample_keys import SampleKeys
 from handful.data.transforms import ColumnTransform
 
+_BITS = {
+    torch.uint16: torch.int16,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+}
+"""What unsigned integers are moved as."""
+
 
 class Column(Protocol):
     """A column that can be gathered."""
@@ -67,7 +74,7 @@ class TensorColumn:
         if isinstance(indices, range):
             out.copy_(self.values[indices.start : indices.stop])
         else:
-            torch.index_select(self.values, 0, indices, out=out)
+            torch.index_select(as_bits(self.values), 0, indices, out=as_bits(out))
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ class ConcatColumn:
                 chosen = indices[places] - start
                 values = out.new_empty((len(places), *self.sample_shape))
                 part.gather(chosen, values)
-                out.index_copy_(0, places, values)
+                as_bits(out).index_copy_(0, places, as_bits(values))
 
 
 class TransformedColumn:
@@ -192,6 +199,18 @@ class TransformedColumn:
                 indices = torch.arange(indices.start, indices.stop)
             keys = SampleKeys(self._seed, self._epoch, indices)
         self._transform.apply(self._scratch, keys, out)
+
+
+def as_bits(values: Tensor) -> Tensor:
+    """Return a view of a dtype that PyTorch's indexing knows, where it lacks this one.
+
+    It has no kernels for some unsigned integers and floats of eight bits, of which none
+    is computed with here: they are moved as other items of the same size.
+    """
+    dtype = values.dtype
+    if dtype.is_floating_point and dtype.itemsize == 1:
+        return values.view(torch.uint8)
+    return values.view(_BITS[dtype]) if dtype in _BITS else values
 
 
 def can_gather(values: Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,6 +74,11 @@ class Feed:
     def is_at_end(self) -> bool:
         """Whether this is known to be the epoch's last step."""
         return self._length is not None and self.delivered == self._length
+
+    @property
+    def skipped(self) -> Sequence[Any]:
+        """The samples that the loader has left out, as they could not be read."""
+        return getattr(self._loader, "skipped", ())
 
     def steps(self, epoch: int) -> Iterator[list[Any]]:
         """Yield the micro-batches of each step of an epoch, or of the rest of one.

@@ -117,6 +117,7 @@ class Loop:
                 self._train_epoch()
             self._finish()
         finally:
+            self.recorder.record_skipped(self.feed.skipped)
             self.rates.reset()
             self._call_at_end()
         if self.request.signal is not None and not self._has_all_epochs():
@@ -181,6 +182,7 @@ class Loop:
         record = self._make_record(partial=partial, validates=is_due or self.ending)
         is_best = self._watch(record, partial=partial)
         self.recorder.record(record)
+        self.recorder.record_skipped(self.feed.skipped)
         self._recorded_step = self.state.step
         try:
             self._call("on_validation" if partial else "on_epoch_end", record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,12 @@ COPY_SHARE = 0.02
 FIRST_SAVE_SECONDS = 0.05
 """What the first save is taken to cost: with `SAVE_SHARE`, it comes after a second."""
 
+SKIPPED = "skipped sample"
+"""The kind of event of a sample that was left out, as it could not be read."""
+
+MOST_SKIPPED = 100
+"""How many of them are listed, at most."""
+
 
 class Recorder:
     """Keeps a run up to date, in memory and, where it has one, in its folder.
@@ -66,6 +72,7 @@ class Recorder:
         self._spare: list[Checkpoint] = []
         self._kept: set[int] = set()
         self._best_step: int | None = None
+        self._num_skipped = 0
         now = time.perf_counter()
         self._saved_at, self._save_seconds = now, FIRST_SAVE_SECONDS
         self._copied_at, self._copy_seconds = -math.inf, 0.0
@@ -145,6 +152,28 @@ class Recorder:
         self.run.events.append(event)
         if self._folder is not None:
             self._folder.append_event(event)
+
+    def record_skipped(self, skipped: Sequence[Any]) -> None:
+        """Add an event for each sample that was left out, `MOST_SKIPPED` at most.
+
+        Args:
+            skipped: All so far, each with ``path``, ``index`` and ``reason``; those
+                that the run has already are not added again.
+        """
+        if len(skipped) == self._num_skipped:
+            return
+        self._num_skipped = len(skipped)
+        listed = {e["message"] for e in self.run.events if e["kind"] == SKIPPED}
+        for one in skipped:
+            if len(listed) > MOST_SKIPPED:
+                return
+            where = f"sample {one.index}" + (f", {one.path}" if one.path else "")
+            message = f"{where}: {one.reason}"
+            if len(listed) == MOST_SKIPPED and message not in listed:
+                message = "more samples, which are not listed"
+            if message not in listed:
+                listed.add(message)
+                self.record_event(SKIPPED, message)
 
     def keep(
         self,
