@@ -37,6 +37,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         device: cpu
         loss: "cross_entropy:label_smoothing=0.1"
         last_batch: drop
+        num_workers: 2
+        worker_type: thread
         metrics: [accuracy]
         loss_average: batches
         max_steps: 100
@@ -98,6 +100,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         device="cpu",
         loss=Choice("cross_entropy", {"label_smoothing": 0.1}),
         last_batch="drop",
+        num_workers=2,
+        worker_type="thread",
         metrics=("accuracy",),
         loss_average="batches",
         options=options,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from handful import first
+from handful.cli.doctor import as_command
 from handful.cli.main import main
 from handful.cli.training_step import training_step
 from handful.recipes.registry import load_recipe
@@ -55,7 +57,9 @@ def test_a_remote_data_set_is_diagnosed_and_drawn(
     assert re.search(r"^both +[\d,]+ samples/s, \d+% waiting$", printed, re.MULTILINE)
     assert re.search(r"^sample +2\.\d+ ms to read \(2\.", printed, re.MULTILINE)
     assert re.search(r"^as it is +[\d,]+ +[\d,]+-[\d,]+ +[\d,]+$", printed, re.M)
-    assert "give Trainer.fit a loader with these settings" in printed
+    command = r"^with these settings: handful train remote\.py:recipe "
+    command += r"--num-workers \d+ --worker-type thread$"
+    assert re.search(command, printed, re.MULTILINE)
     folder = tmp_path / "doctor" / "remote"
     names = ["loader.json", "loader.png", "loader.svg"]
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -124,6 +128,24 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for option in ("--seconds", "--out", "--batch-size", "--seed", "--device"):
         assert option in printed
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "command"),
+    [
+        ("wine", {"num_workers": 2}, "handful train wine --num-workers 2"),
+        (
+            "data:my table.csv:y",
+            {"num_workers": 4, "worker_type": "process", "persistent_workers": True},
+            "handful train --data 'my table.csv' --target y --num-workers 4 "
+            "--worker-type process",
+        ),
+    ],
+)
+def test_advice_is_a_command_that_can_be_typed(
+    recipe: str, settings: dict[str, Any], command: str
+) -> None:
+    assert as_command(recipe, settings) == command
 
 
 def test_a_training_step_trains_and_leaves_threads_and_generators() -> None:

@@ -99,6 +99,8 @@ VALUES = [
     ),
     Wrong("train wine --optimizer adam:betas=0.9", "must be 2 finite numbers, such as"),
     Wrong("train wine --optimizer sgd:nesterov=1", "must be true or false; got 1."),
+    Wrong("train wine --num-workers -1", "--num-workers must be a whole number from 0"),
+    Wrong("train wine --worker-type threat", "Did you mean 'thread'"),
     Wrong("train wine --last-batch kep", "--last-batch must be one of drop, keep"),
     Wrong("train wine --max-steps 0", "--max-steps must be a whole number from 1 on"),
     Wrong("train wine --valid-every x", "--valid-every must be a whole number from 1"),

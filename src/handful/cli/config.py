@@ -37,10 +37,11 @@ from handful.train.choices import (
     check_batch_size,
     check_epochs,
     check_lr,
+    check_num_workers,
     check_seed,
 )
 from handful.train.options import OPTIONS, Option, check_metrics
-from handful.train.recipe import check_last_batch
+from handful.train.recipe import check_last_batch, check_worker_type
 
 CONFIG_FORMAT = 1
 """Version of the format that this module reads."""
@@ -114,6 +115,8 @@ class _RecipeKeys(BaseModel):
         int | str | None, _number(check_batch_size, "batch_size", "full")
     ] = None
     last_batch: Annotated[str | None, _named(check_last_batch, "last_batch")] = None
+    num_workers: Annotated[int | None, _number(check_num_workers, "num_workers")] = None
+    worker_type: Annotated[str | None, _named(check_worker_type, "worker_type")] = None
     lr: Annotated[float | None, _number(check_lr, "lr")] = None
     optimizer: Annotated[Choice | None, _choice(check_optimizer)] = None
     schedule: Annotated[Choice | None, _choice(check_schedule)] = None

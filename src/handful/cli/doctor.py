@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +18,9 @@ from handful.cli.settings import (
     normalize_recipe,
 )
 from handful.cli.tables import format_table
+from handful.cli.train_flags import spell_flag
 from handful.errors import ArgumentError
+from handful.recipes.own_data import is_own_data, parse_own_data
 from handful.train.choices import check_batch_size, check_positive, check_seed
 
 if TYPE_CHECKING:
@@ -79,7 +82,7 @@ def doctor(
 
     loaded = chosen.apply_to(load_recipe(name))
     profile = _profile(loaded, chosen, limit)
-    for block in _describe(profile):
+    for block in _describe(profile, name):
         typer.echo(block)
     folder = DOCTOR / loaded.name if out is None else out
     for file in _save(profile, loaded, folder):
@@ -97,7 +100,7 @@ def _profile(recipe: Recipe, chosen: Settings, seconds: float) -> LoaderProfile:
         return profile_loader(loader, step, seconds=seconds)
 
 
-def _describe(profile: LoaderProfile) -> Iterator[str]:
+def _describe(profile: LoaderProfile, recipe: str) -> Iterator[str]:
     """Yield the blocks that are printed."""
     yield f"{profile.advice}\n"
     assert profile.step is not None
@@ -119,12 +122,24 @@ def _describe(profile: LoaderProfile) -> Iterator[str]:
             f"other programs were at work (load {profile.load:.1f} on {profile.cores} "
             "processors): measure again when they are done"
         )
-    if profile.settings or profile.needs:
-        notes.append(
-            "`handful train` makes its loader without workers: give Trainer.fit a "
-            "loader with these settings"
-        )
+    if profile.settings and not profile.needs:
+        notes.append(f"with these settings: {as_command(recipe, profile.settings)}")
     yield "".join(f"\n{note}" for note in notes)
+
+
+def as_command(recipe: str, settings: Mapping[str, Any]) -> str:
+    """Return how ``handful train`` is told what the doctor advises."""
+    command = ["handful", "train"]
+    if is_own_data(recipe):
+        data = parse_own_data(recipe)
+        command += ["--data", data.path]
+        command += [] if data.target is None else ["--target", data.target]
+    else:
+        command.append(recipe)
+    for name in ("num_workers", "worker_type"):
+        if settings.get(name) is not None:
+            command += [spell_flag(name), str(settings[name])]
+    return shlex.join(command)
 
 
 def _describe_parts(profile: LoaderProfile) -> Iterator[tuple[str, str]]:

@@ -52,6 +52,8 @@ class Settings:
     epochs: int | None = None
     batch_size: int | str | None = None
     last_batch: str | None = None
+    num_workers: int | None = None
+    worker_type: str | None = None
     lr: float | None = None
     optimizer: Choice | None = None
     schedule: Choice | None = None

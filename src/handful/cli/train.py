@@ -31,9 +31,15 @@ from handful.cli.settings import (
 from handful.cli.show import describe_notes, describe_value
 from handful.cli.tables import describe_place, format_record
 from handful.errors import ArgumentError
-from handful.train.choices import check_batch_size, check_epochs, check_lr, check_seed
+from handful.train.choices import (
+    check_batch_size,
+    check_epochs,
+    check_lr,
+    check_num_workers,
+    check_seed,
+)
 from handful.train.options import check_metrics
-from handful.train.recipe import check_last_batch
+from handful.train.recipe import check_last_batch, check_worker_type
 
 if TYPE_CHECKING:
     from handful.runs.run import Run
@@ -72,6 +78,8 @@ def train(
     device: flags.Device = None,
     precision: flags.Precision = None,
     threads: flags.Threads = None,
+    num_workers: flags.NumWorkers = None,
+    worker_type: flags.WorkerType = None,
     config: flags.Config = None,
     out: flags.Out = None,
     resume: flags.Resume = False,
@@ -113,6 +121,8 @@ def train(
         epochs=_given(epochs, check_epochs, "--epochs"),
         batch_size=_given(batch_size, check_batch_size, "--batch-size"),
         last_batch=_given(last_batch, check_last_batch, "--last-batch"),
+        num_workers=_given(num_workers, check_num_workers, "--num-workers"),
+        worker_type=_given(worker_type, check_worker_type, "--worker-type"),
         lr=_given(lr, check_lr, "--lr"),
         optimizer=_given(optimizer, check_optimizer),
         schedule=_given(schedule, check_schedule),

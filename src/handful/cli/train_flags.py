@@ -157,6 +157,19 @@ Threads: TypeAlias = Annotated[
     ),
 ]
 
+NumWorkers: TypeAlias = Annotated[
+    str | None,
+    _flag("N", "Processes or threads that read data ahead. [0]", NUMBERS),
+]
+WorkerType: TypeAlias = Annotated[
+    str | None,
+    _flag(
+        "process|thread",
+        "Which of the two. [thread for images, else process]",
+        NUMBERS,
+    ),
+]
+
 Config: TypeAlias = Annotated[
     Path | None,
     _flag(

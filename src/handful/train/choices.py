@@ -289,6 +289,15 @@ def check_count(value: object, *, name: str) -> int:
     return _whole(value, name, least=1)
 
 
+def check_num_workers(value: object, *, name: str = "num_workers") -> int:
+    """Return a whole number from 0 on.
+
+    Raises:
+        ArgumentError: The value is no such number.
+    """
+    return _whole(value, name, least=0)
+
+
 def check_positive(value: object, *, name: str) -> float:
     """Return a finite number above 0.
 

@@ -13,6 +13,7 @@ from handful.train.choices import (
     check_batch_size,
     check_epochs,
     check_lr,
+    check_num_workers,
     parse_loss,
     parse_optimizer,
     parse_schedule,
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 LAST_BATCHES = ("keep", "drop")
 """What becomes of a last batch that is smaller than the others."""
+
+WORKER_TYPES = ("process", "thread")
+"""What can read data ahead of the training."""
 
 Splits: TypeAlias = "tuple[Dataset[Any], Dataset[Any] | None, Dataset[Any] | None]"
 """Training, validation and test data; the last two may be None."""
@@ -82,6 +86,13 @@ class Recipe:
     last_batch: str = "keep"
     """``"drop"`` to leave out an epoch's last batch where it is smaller."""
 
+    num_workers: int = 0
+    """How many processes or threads read the data ahead; data in arrays need none."""
+
+    worker_type: str | None = None
+    """``"process"`` or ``"thread"``; None for threads where images are read, otherwise
+    processes."""
+
     epochs: int | None = 10
     """Passes over the training set; None where ``options`` has ``max_steps``."""
 
@@ -135,6 +146,9 @@ class Recipe:
         check_lr(self.lr)
         check_batch_size(self.batch_size)
         check_last_batch(self.last_batch)
+        check_num_workers(self.num_workers)
+        if self.worker_type is not None:
+            check_worker_type(self.worker_type)
         object.__setattr__(self, "optimizer", parse_optimizer(self.optimizer))
         object.__setattr__(self, "schedule", parse_schedule(self.schedule))
         object.__setattr__(self, "options", check_options(self.options))
@@ -198,4 +212,15 @@ def check_last_batch(value: object, *, name: str = "last_batch") -> str:
     """
     if not isinstance(value, str) or value not in LAST_BATCHES:
         raise unknown_choice(name, value, LAST_BATCHES)
+    return value
+
+
+def check_worker_type(value: object, *, name: str = "worker_type") -> str:
+    """Return ``"process"`` or ``"thread"``.
+
+    Raises:
+        ArgumentError: The value is neither.
+    """
+    if not isinstance(value, str) or value not in WORKER_TYPES:
+        raise unknown_choice(name, value, WORKER_TYPES)
     return value

@@ -165,6 +165,8 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "batch_size": recipe.batch_size,
         "last_batch": recipe.last_batch,
+        "num_workers": recipe.num_workers,
+        "worker_type": recipe.worker_type,
         "target": options.get("target"),
         "sample_weight": options.get("sample_weight"),
     }
@@ -280,6 +282,7 @@ def _train_loader(recipe: Recipe, data: Dataset[Any], seed: int) -> DataLoader[A
         seed=seed,
         drop_last=recipe.last_batch == "drop",
         batch_transform=recipe.batch_transform,
+        **_workers_of(recipe),
     )
 
 
@@ -287,7 +290,17 @@ def _plain_loader(recipe: Recipe, data: Dataset[Any]) -> DataLoader[Any]:
     size = recipe.batch_size
     least = VALID_BATCH_SIZE if size == "full" else max(int(size), VALID_BATCH_SIZE)
     transform = recipe.eval_transform or recipe.batch_transform
-    return DataLoader(data, least, seed=0, batch_transform=transform)
+    workers = _workers_of(recipe)
+    return DataLoader(data, least, seed=0, batch_transform=transform, **workers)
+
+
+def _workers_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a loader's arguments that say who reads; workers stay between epochs."""
+    return {
+        "num_workers": recipe.num_workers,
+        "worker_type": recipe.worker_type,
+        "persistent_workers": recipe.num_workers > 0,
+    }
 
 
 def _choose_split(recipe: Recipe, split: str, seed: int) -> Dataset[Any]:
