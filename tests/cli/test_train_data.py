@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,39 @@ def test_one_batch_of_own_data_is_learnt_by_heart(
     argv = ["train", "--data", "values.csv", "--target", "price"]
     assert main([*argv, "--overfit-one-batch"]) == 0
     assert "model and loss can learn this data" in capsys.readouterr().out
+
+
+MIXED = "p,q,kind,new,way\n" + "".join(
+    f"{i / 7 if i % 5 else ''},{i * i % 11},{'abc'[i % 3]},"
+    f"{'true' if i % 2 else 'false'},"
+    f"{'up' if i % 4 < 2 else 'down'}\n"
+    for i in range(60)
+)
+
+
+@pytest.mark.parametrize("target", ["way", "q"])
+def test_a_run_from_a_kept_copy_is_the_run_from_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    Path("mixed.csv").write_text(MIXED)
+    os.utime("mixed.csv", (1e9, 1e9))
+    argv = ["train", "--data", "mixed.csv", "--target", target, "--epochs", "3", "-q"]
+    assert main([*argv, "--out", "plain"]) == 0
+    assert not (folder / "cache").exists()
+    for name in ("first", "again"):
+        assert main([*argv, "--cache", "--out", name]) == 0
+        run, plain = Run.load(name), Run.load("plain")
+        assert run.steps["loss"].tolist() == plain.steps["loss"].tolist()
+        assert run.config == plain.config
+    (copy,) = (folder / "cache").rglob("*.kept")
+    assert copy.stat().st_mtime > 1.5e9
+
+
+@pytest.mark.parametrize("what", [["wine"], ["--data", "x.npz"]])
+def test_only_text_is_kept(
+    folder: Path, capsys: pytest.CaptureFixture[str], what: list[str]
+) -> None:
+    np.savez("x.npz", X=np.zeros((60, 2)), y=np.arange(60) % 2)
+    assert main(["train", *what, "--cache"]) == 2
+    assert "--cache must go with --data and a CSV file" in capsys.readouterr().err

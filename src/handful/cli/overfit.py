@@ -37,7 +37,7 @@ def check_alone(
 
 
 def show_overfit(
-    plan: Plan, *, summary: bool, quiet: bool, max_steps: str | None
+    plan: Plan, *, summary: bool, quiet: bool, max_steps: str | None, cache: bool
 ) -> None:
     """Train on the first batch and print what came of it.
 
@@ -46,6 +46,7 @@ def show_overfit(
         summary: Whether the model's layers are printed first.
         quiet: Whether the verdict is printed alone.
         max_steps: What ``--max-steps`` says, if given.
+        cache: Whether what is read of a CSV file is kept.
 
     Raises:
         typer.Exit: With the status 1: the loss did not fall to near zero.
@@ -58,7 +59,7 @@ def show_overfit(
     from handful.train.run_recipe import summarize_recipe
 
     settings = plan.settings
-    recipe = settings.apply_to(load_recipe(plan.recipe))
+    recipe = settings.apply_to(load_recipe(plan.recipe, cache=cache))
     seed = 0 if settings.seed is None else settings.seed
     if summary:
         typer.echo(f"{summarize_recipe(recipe, seed)}\n")

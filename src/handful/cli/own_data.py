@@ -8,12 +8,28 @@ from typing import Any
 
 import typer
 
-from handful.recipes.own_data import parse_own_data
+from handful.errors import ArgumentError
+from handful.recipes.own_data import is_own_data, parse_own_data
+from handful.recipes.own_data_checks import CSV, find_kind
 from handful.recipes.own_data_facts import OwnDataRecipe
 from handful.train.recipe import Recipe
 
 MOST_SCHEMA_CHARACTERS = 16_000
 """A longer description of columns is not kept: a configuration has at most 64 KiB."""
+
+
+def check_cache(recipe: str) -> None:
+    """Refuse ``--cache`` for what is no CSV file of the user's.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    if is_own_data(recipe) and find_kind(parse_own_data(recipe)) == CSV:
+        return
+    raise ArgumentError(
+        f"--cache must go with --data and a CSV file; got {recipe!r}. Only text takes "
+        "long to read."
+    )
 
 
 def print_facts(recipe: Recipe) -> None:

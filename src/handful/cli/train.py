@@ -16,7 +16,12 @@ import typer
 from handful.cli import train_flags as flags
 from handful.cli.messages import print_error, program_name
 from handful.cli.overfit import check_alone, show_overfit
-from handful.cli.own_data import describe_own_data, print_facts, print_test
+from handful.cli.own_data import (
+    check_cache,
+    describe_own_data,
+    print_facts,
+    print_test,
+)
 from handful.cli.plan import RUNS, Plan, has_checkpoint, plan_training, replaced_run
 from handful.cli.settings import (
     AS_SEED_VARIANT,
@@ -53,6 +58,7 @@ def train(
     recipe: flags.RecipeArgument = None,
     data: flags.Data = None,
     target: flags.Target = None,
+    cache: flags.Cache = False,
     epochs: flags.Epochs = None,
     max_steps: flags.MaxSteps = None,
     early_stopping: flags.EarlyStopping = None,
@@ -136,8 +142,12 @@ def train(
     if overfit_one_batch:
         check_alone(epochs=epochs, out=out, resume=resume, fresh=fresh)
     plan = plan_training(given, config=config, out=out, resume=resume, fresh=fresh)
+    if cache:
+        check_cache(plan.recipe)
     if overfit_one_batch:
-        show_overfit(plan, summary=summary, quiet=quiet, max_steps=max_steps)
+        show_overfit(
+            plan, summary=summary, quiet=quiet, max_steps=max_steps, cache=cache
+        )
         return
     if every is None:
         every = "batch" if plan.settings.variant == AS_SEED_VARIANT else "epoch"
@@ -146,7 +156,8 @@ def train(
     for name, (before, now) in plan.changes.items():
         shown = f"{describe_value(before)} -> {describe_value(now)}"
         typer.echo(f"changed: {name} {shown}", err=quiet)
-    _carry_out(plan, _Showing(every=every, summary=summary, quiet=quiet))
+    showing = _Showing(every=every, summary=summary, quiet=quiet)
+    _carry_out(plan, showing, cache=cache)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,14 +191,14 @@ def _check_metrics(text: str) -> tuple[str, ...]:
     return names
 
 
-def _carry_out(plan: Plan, showing: _Showing) -> None:
+def _carry_out(plan: Plan, showing: _Showing, *, cache: bool) -> None:
     """Import torch, train, and say how it went."""
     run_dir = plan.run_dir
     try:
         from handful.recipes.registry import load_recipe
         from handful.runs.folder import new_run_dir
 
-        recipe = plan.settings.apply_to(load_recipe(plan.recipe))
+        recipe = plan.settings.apply_to(load_recipe(plan.recipe, cache=cache))
         if run_dir is None:
             run_dir = new_run_dir(RUNS, recipe.name)
         replacing = replaced_run(run_dir) if plan.replaces else nullcontext()

@@ -50,6 +50,13 @@ Target: TypeAlias = Annotated[
     str | None, _flag("COLUMN", "The column to predict.", OWN_DATA)
 ]
 
+Cache: TypeAlias = Annotated[
+    bool,
+    _switch(
+        "--cache", "Keep what was read of a CSV file, for the next time.", OWN_DATA
+    ),
+]
+
 Epochs: TypeAlias = Annotated[
     str | None, _flag("N", "Passes over the training data.", LENGTH)
 ]

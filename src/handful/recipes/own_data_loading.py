@@ -10,7 +10,7 @@ from handful.recipes.own_data_facts import OwnDataRecipe
 from handful.recipes.own_data_reading import is_large, read_table
 
 
-def load_own_data(name: str) -> OwnDataRecipe:
+def load_own_data(name: str, *, cache: bool = False) -> OwnDataRecipe:
     """Make the recipe for own data.
 
     Tables that fit into memory are read before torch is imported, so that what is wrong
@@ -18,6 +18,7 @@ def load_own_data(name: str) -> OwnDataRecipe:
 
     Args:
         name: ``data:PATH`` or ``data:PATH:TARGET``.
+        cache: Whether what was parsed of a CSV file is kept for the next time.
 
     Returns:
         The recipe, its parts drawn with the seed 0.
@@ -35,6 +36,6 @@ def load_own_data(name: str) -> OwnDataRecipe:
     if kind == ROWS and is_large(data):
         maker = importlib.import_module("handful.recipes.own_data_rows")
         return maker.make_rows_recipe(data)  # type: ignore[no-any-return]
-    table = read_table(data, kind)
+    table = read_table(data, kind, cache=cache)
     maker = importlib.import_module("handful.recipes.own_data_tables")
     return maker.make_table_recipe(data, table)  # type: ignore[no-any-return]

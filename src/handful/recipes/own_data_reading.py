@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handful.data.csv_arrow import open_csv
+from handful.data.csv_text import CsvFile
+from handful.data.kept_copy import KeptCopy
 from handful.data.row_group_files import (
     RowGroupFile,
     RowGroupReader,
@@ -21,7 +23,14 @@ from handful.data.row_group_files import (
 from handful.errors import DataError, FormatError
 from handful.recipes.own_data import OwnData
 from handful.recipes.own_data_checks import ARRAYS, CSV, open_text
-from handful.recipes.own_data_table import RawTable, Table, from_arrow, make_table
+from handful.recipes.own_data_table import (
+    RawTable,
+    Table,
+    from_arrow,
+    make_table,
+    pack_table,
+    unpack_table,
+)
 
 MOST_BYTES = 2**30
 """Larger tables of Parquet or Arrow files are not read into memory."""
@@ -29,19 +38,22 @@ MOST_BYTES = 2**30
 _KINDS = ("number", "boolean", "category")
 
 
-def read_table(data: OwnData, kind: str) -> Table:
+def read_table(data: OwnData, kind: str, *, cache: bool = False) -> Table:
     """Read a table into memory.
 
     Args:
         data: Where it lies, and its target.
         kind: ``"csv"``, ``"arrays"`` or ``"rows"``.
+        cache: Whether a copy of what was parsed of a CSV file is kept in the user's
+            cache, and read in its place the next time; see `KeptCopy`.
 
     Raises:
         DataError: It can't be read, or not be learnt from.
         MissingExtraError: pyarrow is not installed.
     """
-    readers = {CSV: _read_csv, ARRAYS: _read_arrays}
-    return make_table(readers.get(kind, _read_rows)(data))
+    if kind == CSV:
+        return make_table(_read_csv(data, cache=cache))
+    return make_table(_read_arrays(data) if kind == ARRAYS else _read_rows(data))
 
 
 def is_large(data: OwnData) -> bool:
@@ -54,8 +66,21 @@ def is_large(data: OwnData) -> bool:
     return 4 * cells > MOST_BYTES
 
 
-def _read_csv(data: OwnData) -> RawTable:
-    reader = open_csv(open_text(data))
+def _read_csv(data: OwnData, *, cache: bool) -> RawTable:
+    file = open_text(data)
+    asked = {"reader": "data", "target": data.target, "delimiter": file.delimiter}
+    copy = KeptCopy.find(file.path, asked, cache)
+    kept = None if copy is None else copy.load()
+    if kept is not None:
+        return unpack_table(data, *kept)
+    table = _parse_csv(data, file)
+    if copy is not None:
+        copy.keep(*pack_table(table))
+    return table
+
+
+def _parse_csv(data: OwnData, file: CsvFile) -> RawTable:
+    reader = open_csv(file)
     found = reader.find_kinds()
     kinds, left_out = _choose_kinds(data, found)
     read = {name: _read_as(data, name, kind) for name, kind in kinds.items()}

@@ -21,6 +21,7 @@ from handful.data.csv_arrays import (
     join_values,
 )
 from handful.data.csv_schema import ColumnSchema, TableSchema, TargetSchema
+from handful.data.kept_copy import Kept
 from handful.errors import DataError
 from handful.recipes.own_data import OwnData
 
@@ -129,6 +130,52 @@ def from_arrow(
         target=target,
         target_name=name,
         left_out=left_out,
+    )
+
+
+def pack_table(raw: RawTable) -> Kept:
+    """Return columns as a copy of them is kept; `unpack_table` makes them again."""
+    has_texts = isinstance(raw.target, tuple)
+    said = {
+        "names": list(raw.names),
+        "booleans": sorted(raw.booleans),
+        "texts": [[name, list(known)] for name, (_, known) in raw.texts.items()],
+        "target": list(raw.target[1]) if has_texts else None,
+        "target_name": raw.target_name,
+        "left_out": dict(raw.left_out),
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        "numbers": raw.numbers,
+        "target": raw.target[0] if isinstance(raw.target, tuple) else raw.target,
+    }
+    for place, (codes, _) in enumerate(raw.texts.values()):
+        arrays[f"codes {place}"] = codes
+    return said, arrays
+
+
+def unpack_table(
+    data: OwnData, said: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> RawTable:
+    """Return the columns that `pack_table` was given.
+
+    Args:
+        data: Where they come from.
+        said: What is said of them.
+        arrays: The arrays.
+    """
+    texts, target = said["target"], arrays["target"]
+    return RawTable(
+        data=data,
+        numbers=arrays["numbers"],
+        names=said["names"],
+        booleans=frozenset(said["booleans"]),
+        texts={
+            name: (arrays[f"codes {place}"], tuple(known))
+            for place, (name, known) in enumerate(said["texts"])
+        },
+        target=target if texts is None else (target, tuple(texts)),
+        target_name=said["target_name"],
+        left_out=said["left_out"],
     )
 
 

@@ -71,7 +71,7 @@ def check_recipe_name(name: str) -> None:
         )
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, *, cache: bool = False) -> Recipe:
     """Load a recipe by its name, or from a Python file.
 
     Args:
@@ -79,6 +79,8 @@ def load_recipe(name: str) -> Recipe:
             a file that is run as Python code; or own data as ``data:PATH:TARGET``, with
             a column of a table to predict, or ``data:PATH`` for a folder of images and
             for a file of NumPy's with the arrays X and y.
+        cache: For own data in a CSV file, whether what was parsed is kept in the user's
+            cache, so that it is there at once the next time; see `read_csv`.
 
     Returns:
         The recipe.
@@ -93,7 +95,7 @@ def load_recipe(name: str) -> Recipe:
     """
     if is_own_data(name):
         loading = importlib.import_module("handful.recipes.own_data_loading")
-        return loading.load_own_data(name)  # type: ignore[no-any-return]
+        return loading.load_own_data(name, cache=cache)  # type: ignore[no-any-return]
     check_recipe_name(name)
     file, colon, attribute = name.rpartition(":")
     if not colon:
