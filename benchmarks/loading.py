@@ -83,6 +83,7 @@ class OrderCase:
 BYTES = "uint8 rows of 784"
 NARROW = "float32 rows of 16, a million"
 OWN = "a user's data set, `__getitem__` only"
+SLOW = "a user's transform of 1 ms in Python, 2 worker processes"
 CASES = (
     Case("bytes", BYTES, 32, 20, 25),
     Case("bytes", BYTES, 256, 32, 48, has_peers=True),
@@ -95,6 +96,7 @@ CASES = (
     Case("map", "memory map of 4 GiB, rows of 3,072 bytes", 256, 9, 12),
     Case("own", OWN, 32, 0.97, 1.1, min_seconds=1),
     Case("own", OWN, 256, 0.97, 1.1, min_seconds=1),
+    Case("slow", SLOW, 64, 0.97, 1, min_seconds=2),
 )
 LARGE_ORDER = OrderCase(
     "large-order",

@@ -31,8 +31,16 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 CHECKOUT = Path(__file__).resolve().parent.parent
 KEPT_BATCHES = 100
 MASK = 2**64 - 1
-ROWS = {"bytes": 60_000, "floats": 60_000, "narrow": 1_000_000, "own": 60_000}
-QUICK_ROWS = 3_000
+ROWS = {
+    "bytes": 60_000,
+    "floats": 60_000,
+    "narrow": 1_000_000,
+    "own": 60_000,
+    "slow": 2_000,
+}
+QUICK_ROWS, QUICK_SLOW_ROWS = 3_000, 200
+SLOW_LOOPS = 40_000
+"""How often a slow transform goes round in Python: about a millisecond."""
 MAP_ROW_BYTES = 3_072
 
 
@@ -63,6 +71,17 @@ class OwnDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.rows[index], self.labels[index]
+
+
+class SlowDataset(OwnDataset):
+    """One whose transform is a millisecond of Python for each sample."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        row, label = super().__getitem__(index)
+        total = 0
+        for number in range(SLOW_LOOPS):
+            total ^= number
+        return row ^ (total & 0xFF), label
 
 
 class TutorialMnist(Dataset[Any]):
@@ -144,15 +163,19 @@ def make_dataset(spec: dict[str, Any], ours: bool) -> tuple[Any, dict[str, Any]]
         return (rows, labels_of(len(rows))), {}
     if spec["work"] == "own":
         return OwnDataset(*make_rows(spec)), {}
+    if spec["work"] == "slow":
+        workers = {"num_workers": 2, "persistent_workers": True}
+        return SlowDataset(*make_rows(spec)), workers
     return TensorDataset(*make_rows(spec)), {}
 
 
 def make_rows(spec: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Make random rows and labels; the same in each process."""
     work = spec["work"]
-    count = QUICK_ROWS if spec["quick"] else ROWS[work]
+    quick_count = QUICK_SLOW_ROWS if work == "slow" else QUICK_ROWS
+    count = quick_count if spec["quick"] else ROWS[work]
     generator = torch.Generator().manual_seed(0)
-    if work in ("bytes", "own"):
+    if work in ("bytes", "own", "slow"):
         shape, dtype = (count, 784), torch.uint8
         rows = torch.randint(256, shape, generator=generator, dtype=dtype)
     else:

@@ -43,7 +43,7 @@ def test_every_work_of_the_loading_benchmark_runs_to_its_end(tmp_path: Path) -> 
     results = _run_loading(tmp_path, "--no-peers")
 
     works = [case["work"] for case in results["cases"]]
-    assert works == ["bytes", "floats", "narrow", "tutorial", "map", "own"]
+    assert works == ["bytes", "floats", "narrow", "tutorial", "map", "own", "slow"]
     for case in results["cases"]:
         assert case["equal_batches"] > 0, case["work"]
         for side in case["sides"]:

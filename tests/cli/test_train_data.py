@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from handful.cli.main import main
+from handful.cli.show_schema import describe_schema
 from handful.data.csv_schema import TableSchema
 from handful.runs.run import Run
 
@@ -271,3 +273,65 @@ def test_only_text_is_kept(
     np.savez("x.npz", X=np.zeros((60, 2)), y=np.arange(60) % 2)
     assert main(["train", *what, "--cache"]) == 2
     assert "--cache must go with --data and a CSV file" in capsys.readouterr().err
+
+
+def test_show_lists_the_columns_of_own_data_one_a_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mixed.csv").write_text(MIXED)
+    argv = ["train", "--data", "mixed.csv", "--target", "way", "--epochs", "1", "-q"]
+    assert main([*argv, "--out", "r"]) == 0
+    capsys.readouterr()
+    assert main(["show", "r"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begin = lines.index("data")
+    rows = [" ".join(line.split()) for line in lines[begin + 1 : begin + 7]]
+    assert rows[0] == "column holds"
+    assert rows[1].startswith("p number mean ")
+    assert rows[3].startswith("new boolean mean 0.5")
+    assert rows[4:] == ["kind category (3) a, b, c", "way target: classes (2) down, up"]
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_show_shortens_long_lists_of_columns_and_categories() -> None:
+    columns = [{"name": f"x{i}", "kind": "number", "mean": 0.5} for i in range(40)]
+    columns[0] = {"name": "city", "kind": "category", "categories": list("abcdefghij")}
+    data = {"schema": {"columns": columns, "target": {"name": "y", "kind": "values"}}}
+    short = describe_schema(data, whole=False)
+    assert short[1].split() == [
+        "city",
+        "category",
+        "(10)",
+        "a,",
+        "b,",
+        "c,",
+        "d,",
+        "e,",
+        "f,",
+        "g,",
+        "h,",
+        "…",
+        "(2",
+        "more)",
+    ]
+    assert short[-1] == "(10 columns left out; --all prints them)"
+    assert len(short) == 33
+    whole = describe_schema(data, whole=True)
+    assert len(whole) == 42
+    assert "a, b, c, d, e, f, g, h, i, j" in whole[1]
+    assert describe_schema({"fingerprint": "x"}, whole=True) == []
+    assert describe_schema({"schema": {"classes": ["cat", "dog"]}}, whole=False) == [
+        "classes  cat, dog"
+    ]
+
+
+def test_predictions_of_own_classes_have_their_names(folder: Path) -> None:
+    assert main([*DATA, "--epochs", "3", "--out", "r", "-q"]) == 0
+    assert main(["predict", "r", "--to", "p.csv"]) == 0
+    with Path("p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert row["predicted"] == ("down", "up")[int(row["prediction"])]
+        assert row["expected"] == ("down", "up")[int(row["target"])]
+        chance = float(row[f"probability_{row['predicted']}"])
+        assert chance == pytest.approx(float(row["probability"]))

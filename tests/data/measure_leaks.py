@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import json
 import os
 import sys
@@ -22,12 +23,26 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from handful import Columns, DataLoader
+from handful import (
+    Columns,
+    DataLoader,
+    JsonLines,
+    PadCollate,
+    ParquetFiles,
+    read_csv,
+    read_npz,
+)
 from handful.data.image_files import ImageFiles
 from handful.data.transforms import ScaleBytes
 
 WARM_UP_EPOCHS = 3
 IMAGE_WORKERS = {"images": 0, "threads": 2}
+LINE_WORKERS: dict[str, dict[str, Any]] = {
+    "lines": {},
+    "line-threads": {"num_workers": 2, "worker_type": "thread"},
+}
+FILES = ("parquet", "csv", "kept", "npz", *LINE_WORKERS)
+"""Cases whose files are opened anew in each cycle."""
 
 
 class OneByOne(TensorDataset):
@@ -50,8 +65,54 @@ def make_images(folder: str, num_workers: int) -> DataLoader:
     )
 
 
+def write_files(case: str, folder: Path) -> None:
+    """Write the files of a reader: 2,048 rows of 512 numbers and a label, or 64."""
+    rows = np.random.default_rng(0).random((2048, 512)).astype(np.float32).round(2)
+    labels = np.arange(2048)
+    names = [f"x{number}" for number in range(512)]
+    if case == "parquet":
+        parquet = importlib.import_module("pyarrow.parquet")
+        arrow = importlib.import_module("pyarrow")
+        columns = {**dict(zip(names, rows.T, strict=True)), "y": labels}
+        parquet.write_table(arrow.table(columns), folder / "t.parquet", 256)
+    elif case in ("csv", "kept"):
+        lines = [",".join([*names, "y"])]
+        lines += [
+            ",".join([*map(str, row), str(label % 7)])
+            for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
+        ]
+        path = folder / "t.csv"
+        path.write_text("\n".join(lines))
+        os.utime(path, (1e9, 1e9))
+    elif case == "npz":
+        np.savez(folder / "t.npz", X=rows, y=labels)
+    else:
+        lines = [json.dumps({"x": row, "y": 1}) for row in rows[:256].tolist()]
+        (folder / "t.jsonl").write_text("\n".join(lines))
+
+
+def open_files(case: str, folder: Path) -> DataLoader:
+    """Open the files of a reader, and make a loader of it."""
+    options: dict[str, Any] = {"batch_size": 32, "shuffle": True, "seed": 0}
+    if case == "parquet":
+        files = ParquetFiles(folder / "t.parquet", target="y", window=512)
+        return DataLoader(files, **options)
+    if case in ("csv", "kept"):
+        cache = folder / "copies" if case == "kept" else False
+        return DataLoader(
+            read_csv(folder / "t.csv", target="y", cache=cache).data, **options
+        )
+    if case == "npz":
+        return DataLoader(read_npz(folder / "t.npz"), **options)
+    data = JsonLines(folder / "t.jsonl")
+    return DataLoader(data, collate_fn=PadCollate(), **options, **LINE_WORKERS[case])
+
+
 def make_loader(case: str, folder: str) -> DataLoader:
     """Make a loader whose epoch is of some 4 MB."""
+    if case in FILES:
+        write_files(case, Path(folder))
+        return open_files(case, Path(folder))
     if case in IMAGE_WORKERS:
         return make_images(folder, IMAGE_WORKERS[case])
     x, y = torch.zeros(2048, 512), torch.arange(2048)
@@ -88,7 +149,10 @@ def growth_per_epoch(loader: DataLoader, num_epochs: int) -> float:
 def read(loader: DataLoader) -> None:
     """Read an epoch as a training does, and look at every batch."""
     for batch in loader:
-        (batch if isinstance(batch, torch.Tensor) else batch[0]).sum()
+        if isinstance(batch, dict):
+            batch["x"].sum()
+        else:
+            (batch if isinstance(batch, torch.Tensor) else batch[0]).sum()
 
 
 def open_and_drop(loader: DataLoader) -> None:
@@ -145,8 +209,11 @@ def main(case: str, num_epochs: int, num_cycles: int, folder: str) -> dict[str, 
     time.sleep(0.5)  # Ended workers' pipes are closed by a thread.
     before = holdings()
     for _ in range(num_cycles):
-        # Threads are kept by their loader: each cycle has another one.
-        open_and_drop(copy.deepcopy(loader) if case in IMAGE_WORKERS else loader)
+        if case in FILES:
+            open_and_drop(open_files(case, Path(folder)))
+        else:
+            # Threads are kept by their loader: each cycle has another one.
+            open_and_drop(copy.deepcopy(loader) if case in IMAGE_WORKERS else loader)
     return {
         "path": loader.path,
         "growth": growth,

@@ -22,12 +22,16 @@ SHORT = [
     ("batched,seeded,transformed,pytorch", 50, 50),
     ("workers", 6, 5),
     ("images,threads", 50, 20),
+    ("parquet,csv,kept,npz,lines,line-threads", 8, 5),
 ]
+FILES = ("parquet", "csv", "kept", "npz", "lines", "line-threads")
 LONG_CASES = ("batched", "transformed", "pytorch", "workers", "images", "threads")
-LONG = [(case, 50, 500) for case in LONG_CASES]
-PATHS = {"pytorch": "pytorch", "workers": "pytorch"} | dict.fromkeys(
-    ("images", "threads"), "threads"
-)
+LONG = [(case, 50, 500) for case in (*LONG_CASES, *FILES)]
+PATHS = {
+    "pytorch": "pytorch",
+    "workers": "pytorch",
+    "lines": "pytorch",
+} | dict.fromkeys(("images", "threads", "line-threads"), "threads")
 
 
 @functools.cache
@@ -63,6 +67,8 @@ def check(case: str, found: dict[str, Any]) -> None:
 def test_epochs_and_dropped_passes_leave_nothing(
     case: str, arguments: tuple[str, int, int]
 ) -> None:
+    if case in FILES:
+        pytest.importorskip("pyarrow", reason="pyarrow is missing")
     check(case, measure(*arguments)[case])
 
 

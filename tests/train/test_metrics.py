@@ -471,6 +471,38 @@ def test_class_predictions_have_labels_and_probabilities(tmp_path: Path) -> None
     assert float(rows[1]["probability"]) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_classes_with_names_are_named_beside_their_labels(
+    tmp_path: Path, suffix: str
+) -> None:
+    outputs = torch.tensor([[0.0, 1.0, 5.0], [3.0, 0.0, 0.0], [0.0, 2.0, 1.0]])
+    names = ("red", "light, blue", "green")
+    table = prediction_table(outputs, torch.tensor([2, 1, -100]), names)
+    path = tmp_path / f"p.{suffix}"
+    if suffix == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        write_table(path, outputs, table)
+        rows = parquet.read_table(path).to_pylist()
+    else:
+        write_table(path, outputs, table)
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    assert [row["predicted"] for row in rows] == ["green", "red", "light, blue"]
+    assert [row["expected"] for row in rows] == ["green", "light, blue", ""]
+    assert [int(row["prediction"]) for row in rows] == [2, 0, 1]
+    chances = outputs.softmax(1)
+    for place, name in enumerate(names):
+        found = [float(row[f"probability_{name}"]) for row in rows]
+        assert found == pytest.approx(chances[:, place].tolist())
+
+
+def test_names_that_are_not_one_for_each_class_are_not_used() -> None:
+    outputs, targets = torch.zeros(2, 3), torch.tensor([0, 1])
+    plain = ["sample", "target", "prediction", "probability"]
+    for names in ((), ("a", "b"), ("a", "a", "b")):
+        assert list(prediction_table(outputs, targets, names)) == plain
+
+
 def test_number_predictions_have_a_column_for_each_number() -> None:
     table = prediction_table(torch.zeros(2, 2), torch.ones(2, 2))
     names = ["sample", "target_0", "target_1", "prediction_0", "prediction_1"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from handful.cli.options import RunArgument
+from handful.cli.show_schema import describe_schema
 from handful.cli.tables import (
     describe_place,
     format_figure,
@@ -32,7 +33,7 @@ _SKIPPED = "skipped sample"
 def show(
     run: RunArgument,
     whole: Annotated[
-        bool, typer.Option("--all", help="Print every epoch of a long table.")
+        bool, typer.Option("--all", help="Print every line of long tables.")
     ] = False,
 ) -> None:
     """Print settings, epochs and files of a run."""
@@ -133,9 +134,12 @@ def _describe_run(run: Run, path: Path, *, whole: bool) -> list[str]:
         f"status  {_describe_status(run)}",
         "",
         "settings",
-        _indent(describe_settings(run.config)),
+        _indent(describe_settings(_without_schema(run.config))),
         "",
     ]
+    schema = describe_schema(run.config.get("data"), whole=whole)
+    if schema:
+        blocks += ["data", _indent("\n".join(schema)), ""]
     if run.history:
         blocks += ["epochs", _indent(format_history(run, whole=whole)), ""]
     if run.best is not None:
@@ -146,6 +150,14 @@ def _describe_run(run: Run, path: Path, *, whole: bool) -> list[str]:
     files = sorted(entry for entry in path.iterdir() if entry.suffix != ".lock")
     blocks += ["files   " + ", ".join(f.name + "/" * f.is_dir() for f in files)]
     return blocks
+
+
+def _without_schema(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in which own data are a fingerprint alone."""
+    kept, data = dict(config), config.get("data")
+    if isinstance(data, Mapping) and "schema" in data:
+        kept["data"] = {name: v for name, v in data.items() if name != "schema"}
+    return kept
 
 
 def _describe_status(run: Run) -> str:

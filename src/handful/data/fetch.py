@@ -64,7 +64,7 @@ def iterate_batches(
     Yields:
         For each column a contiguous tensor of shape ``(batch_size, …)``.
     """
-    _keep_memory()
+    keep_memory()
     chunk = chunk_samples(columns, batch_size)
     for first in range(start, stop, chunk):
         part = indices(first, min(first + chunk, stop))
@@ -130,7 +130,7 @@ def _cut_padded(
 
 
 @functools.cache
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let the C library keep the memory of freed chunks for the next ones.
 
     glibc gives large blocks back to the system at once, and a new block's pages cost

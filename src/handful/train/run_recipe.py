@@ -246,7 +246,7 @@ def predict_run(
         )
     layout = trainer.layout
     targets = [_target_of(layout, batch) for batch in _plain_loader(recipe, data)]
-    write_predictions(to, outputs, torch.cat(targets))
+    write_predictions(to, outputs, torch.cat(targets), recipe.class_names)
     return len(outputs)
 
 
