@@ -154,7 +154,9 @@ def test_a_pass_has_each_row_once_and_goes_on_at_every_batch(
         other = make()
         other.load_state_dict(json.loads(states[delivered]))
         rest = [bytes_of(batch) for batch in other]
-        assert rest == (passes[delivered:] or following)
+        assert rest == passes[delivered:]
+        if not is_costly:
+            assert [bytes_of(batch) for batch in other] == following
 
 
 @pytest.mark.parametrize("reader", READERS)

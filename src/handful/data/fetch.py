@@ -134,8 +134,9 @@ def keep_memory() -> None:
     """Let the C library keep the memory of freed chunks for the next ones.
 
     glibc gives large blocks back to the system at once, and a new block's pages cost
-    more than the gather into them, unless a larger block was freed before (its dynamic
-    mmap threshold, mallopt(3)). One that is never written costs microseconds.
+    more than the gather into them, or the decoding of a small image, unless a larger
+    block was freed before (its dynamic mmap threshold, mallopt(3)). One that is never
+    written costs microseconds. Worker processes that are forked inherit it.
     """
     np.empty(KEPT_BYTES, np.uint8)
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from handful.data.batched import Pass
 from handful.data.collation import bare_collation
+from handful.data.fetch import keep_memory
 from handful.data.image_batches import (
     BatchWork,
     ImageReader,
@@ -59,6 +60,7 @@ class ThreadIterator(SingleProcessIterator):
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
+        keep_memory()
         self._threads = loader._threads
         self._loader = loader
         self._pending: deque[Pending] = deque()

@@ -23,6 +23,7 @@ from torch.utils.data.dataloader import (
 
 from handful.data.batched import Pass
 from handful.data.draws import Draws
+from handful.data.fetch import keep_memory
 from handful.data.image_source import KeyedImages, find_images
 from handful.data.indices import Indices, has_state
 from handful.data.order import mix_seed
@@ -55,6 +56,7 @@ def make_iterator(loader: DataLoader[Any]) -> SingleProcessIterator | WorkerIter
             the middle of a pass.
     """
     _check_user_state(loader)
+    keep_memory()
     if loader.num_workers == 0:
         return SingleProcessIterator(loader)
     loader.check_worker_number_rationality()
