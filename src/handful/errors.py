@@ -10,6 +10,7 @@
     ├── MissingDataError (OSError)          a data set is neither here nor on a mirror
     ├── WorkerError (RuntimeError)          a loader's worker process died
     ├── TrainingError (RuntimeError)        a training cannot go on
+    │   └── NonfiniteError                  its numbers became NaN or infinite
     ├── RunError (RuntimeError)             a run's folder cannot be used
     │   └── CheckpointError                 a checkpoint cannot be saved or loaded
     └── MissingExtraError (ImportError)     an optional dependency is not installed
@@ -32,6 +33,7 @@ __all__ = [
     "HandfulError",
     "MissingDataError",
     "MissingExtraError",
+    "NonfiniteError",
     "RunError",
     "TrainingError",
     "WorkerError",
@@ -69,6 +71,10 @@ class WorkerError(HandfulError, RuntimeError):
 
 class TrainingError(HandfulError, RuntimeError):
     """A training cannot start or go on."""
+
+
+class NonfiniteError(TrainingError):
+    """A loss, a gradient or a weight became NaN or infinite."""
 
 
 class RunError(HandfulError, RuntimeError):

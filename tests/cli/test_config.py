@@ -56,6 +56,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         clip_value: 0.5
         log_norms: true
         precision: bf16
+        on_nonfinite: skip
         ema: 0.9
         target: 1
         sample_weight: w
@@ -80,6 +81,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "clip_value": 0.5,
         "log_norms": True,
         "precision": "bf16",
+        "on_nonfinite": "skip",
         "ema": 0.9,
         "target": 1,
         "sample_weight": "w",

@@ -73,6 +73,7 @@ def train(
     no_decay: flags.NoDecay = False,
     clip_norm: flags.ClipNorm = None,
     clip_value: flags.ClipValue = None,
+    on_nonfinite: flags.OnNonfinite = None,
     ema: flags.Ema = None,
     metrics: flags.Metrics = None,
     train_metrics: flags.TrainMetrics = None,
@@ -117,6 +118,7 @@ def train(
             "clip_value": clip_value,
             "log_norms": log_norms or None,
             "precision": precision,
+            "on_nonfinite": on_nonfinite,
             "ema": ema,
             "num_threads": threads,
         }

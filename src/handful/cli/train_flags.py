@@ -114,6 +114,10 @@ ClipNorm: TypeAlias = Annotated[
 ClipValue: TypeAlias = Annotated[
     str | None, _flag("X", "Most that an entry of a gradient may be.", STEP)
 ]
+OnNonfinite: TypeAlias = Annotated[
+    str | None,
+    _flag("stop|skip", "What a NaN or Inf in loss or gradients does. [stop]", STEP),
+]
 Ema: TypeAlias = Annotated[
     str | None,
     _flag("X", "Decay of averaged weights, such as 0.999, used to measure.", STEP),

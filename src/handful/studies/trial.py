@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from handful.data.loader import DataLoader
-from handful.errors import TrainingError
+from handful.errors import NonfiniteError, TrainingError
 from handful.runs.run import Run
 from handful.runs.study_row import Row
 from handful.studies.axes import TRAINER, apply_settings
@@ -185,6 +185,9 @@ class _Bench:
         """Train; return the row's status, and why where it didn't finish."""
         try:
             self.run = self._fit()
+        except NonfiniteError as error:
+            self.run = self.watch.run
+            return _find_nonfinite(self.run) or ("diverged", str(error))
         except TrainingError as error:
             self.run = self.watch.run
             return _find_nonfinite(self.run) or ("failed", str(error))

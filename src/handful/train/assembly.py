@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from handful.train.first_step import FirstStep
 from handful.train.loop import Loop
 from handful.train.measuring import Fastest
 from handful.train.monitor import Monitor
+from handful.train.nonfinite import StepGuard
+from handful.train.nonfinite_steps import NonfiniteSteps
 from handful.train.optimizers import describe_optimizer, make_optimizer
 from handful.train.precision import Precision
 from handful.train.rates import Rates
@@ -149,11 +152,14 @@ class Assembly:
             first.check_loss(batch, made)
             trainer.averages = averages  # a refused training leaves the former ones
 
+        nonfinite = self._make_nonfinite(step, recorder)
+        observe = observed.add if nonfinite is None else _observe_finite(observed)
         engine = self._make_engine(
             step,
             recorder,
             on_first=accept,
-            observe=observed.add if trainer.train_metrics else None,
+            observe=observe if trainer.train_metrics else None,
+            guard=None if nonfinite is None else nonfinite.guard,
             on_gradients=self._gradient_callbacks(),
         )
         return Loop(
@@ -175,6 +181,7 @@ class Assembly:
             checkpoint_every=fit.checkpoint_every,
             early_stopping=trainer.early_stopping,
             averages=averages,
+            nonfinite=nonfinite,
             weight_norm=_measure_norm if trainer.gradients.wants_norm else None,
             prepare=first.prepare,
         )
@@ -205,6 +212,24 @@ class Assembly:
             on_note=lambda note: recorder.record_event("engine", note),
             must_be_faster=trainer.engine == "auto",
             **options,
+        )
+
+    def _make_nonfinite(self, step: Step, recorder: Recorder) -> NonfiniteSteps | None:
+        """Return what becomes of steps that went wrong; None where none is left out.
+
+        In fp16 the scaler leaves them out. On an accelerator each look waits for the
+        device, so that only who asks for it pays for it.
+        """
+        trainer = self._trainer
+        is_free = trainer.device.type == "cpu"
+        if self._precision.scales or not (is_free or trainer.on_nonfinite == "skip"):
+            return None
+        return NonfiniteSteps(
+            trainer.on_nonfinite,
+            guard=StepGuard(trainer.model, self.optimizer),
+            model=trainer.model,
+            step=step,
+            on_skip=lambda said: recorder.record_event("skipped step", said),
         )
 
     def _list_objects(self) -> list[Any]:
@@ -243,6 +268,7 @@ class Assembly:
             # A step of the user's is called for the training alone: it may count.
             threads=threads and trainer.step_function is None,
             memory_format=memory_format,
+            is_strict=trainer.on_nonfinite == "stop",
             on_chosen=record,
             on_note=lambda note: recorder.record_event("note", note),
         )
@@ -314,6 +340,7 @@ class Assembly:
             "clip_value": trainer.gradients.clip_value,
             "log_norms": trainer.gradients.wants_norm,
             "precision": trainer.precision,
+            "on_nonfinite": trainer.on_nonfinite,
             "ema": trainer.ema,
             "num_threads": trainer.num_threads,
             "memory_format": trainer.memory_format,
@@ -351,6 +378,16 @@ def make_monitor(trainer: Trainer, *, is_validated: bool) -> Monitor:
     if metric is not None:
         return Monitor(name, higher_is_better=bool(metric.higher_is_better))
     return Monitor(name, higher_is_better=metric_improves_upward(name))
+
+
+def _observe_finite(observed: TrainMetrics) -> Callable[[StepOutput], None]:
+    """Return what takes in the outputs of steps that a guard may not leave out."""
+
+    def observe(made: StepOutput) -> None:
+        if math.isfinite(made.loss.item()) or float(made.weight) == 0:
+            observed.add(made)
+
+    return observe
 
 
 def _count_steps(state: FitState) -> int | None:

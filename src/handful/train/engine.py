@@ -16,6 +16,7 @@ from handful.train.backward import Backward, make_backward
 from handful.train.batches import count_samples
 from handful.train.kernels import Update, make_update
 from handful.train.losses import Weight
+from handful.train.nonfinite import StepGuard
 from handful.train.precision import Precision
 from handful.train.step import Step, StepOutput
 
@@ -46,6 +47,8 @@ class StepResult:
         grad_norm: Norm of all gradients before clipping, or None.
         sums: Further totals of a user's step, by name.
         was_taken: Whether the weights were updated.
+        is_finite: Whether loss and gradients were; False where a guard left the step
+            out.
     """
 
     loss: Tensor
@@ -54,6 +57,7 @@ class StepResult:
     grad_norm: Tensor | None = None
     sums: dict[str, Tensor] = field(default_factory=dict)
     was_taken: bool = True
+    is_finite: bool = True
 
 
 class Engine(Protocol):
@@ -90,6 +94,8 @@ class EagerEngine:
             anything is changed.
         observe: Called with what the step says of each micro-batch; None for nothing.
         on_gradients: Called before each update; None for nothing.
+        guard: Leaves out steps whose loss or gradients are not finite; None to take
+            them as they come.
 
     Raises:
         ArgumentError: The optimiser can't train in that precision.
@@ -108,6 +114,7 @@ class EagerEngine:
         on_first: Callable[[Any, StepOutput], None] | None = None,
         observe: Callable[[StepOutput], None] | None = None,
         on_gradients: Callable[[], None] | None = None,
+        guard: StepGuard | None = None,
     ) -> None:
         if isinstance(optimizer, LBFGS) and precision.scales:
             raise ArgumentError(
@@ -122,6 +129,7 @@ class EagerEngine:
         self._on_first = on_first
         self._observe = observe
         self._on_gradients = on_gradients
+        self._guard = guard
         self._update: Update | None = None
         self._backward: Backward | None = None
         self._touches_gradients = (
@@ -133,11 +141,18 @@ class EagerEngine:
 
     def step(self, batches: Sequence[Any]) -> StepResult:
         """Do one step; see `Engine.step`."""
+        if self._guard is not None:
+            self._guard.begin()
         if isinstance(self._optimizer, LBFGS):
             return self._step_with_closure(batches)
         result = self._fill_gradients(batches)
         if self._touches_gradients:
-            self._finish_gradients(result)
+            self._show_gradients()
+        guard = self._guard
+        if guard is not None and not guard.allows(result.loss, result.weight):
+            return self._leave_out(result)
+        if self._touches_gradients:
+            self._clip_gradients(result)
         result.was_taken = self._precision.update(self._optimizer, self._apply)
         return result
 
@@ -210,11 +225,21 @@ class EagerEngine:
                 for grad in grads:
                     grad.mul_(factor)
 
-    def _finish_gradients(self, result: StepResult) -> None:
-        """Unscale, show, measure and clip the gradients."""
+    def _leave_out(self, result: StepResult) -> StepResult:
+        """Make everything what it was before a step that is not to be done."""
+        assert self._guard is not None
+        self._guard.put_back()
+        result.is_finite = result.was_taken = False
+        return result
+
+    def _show_gradients(self) -> None:
+        """Unscale the gradients, and show them."""
         self._precision.unscale(self._optimizer)
         if self._on_gradients is not None:
             self._on_gradients()
+
+    def _clip_gradients(self, result: StepResult) -> None:
+        """Measure and clip the gradients."""
         settings, params = self._settings, self._parameters()
         clip_norm, clip_value = settings.clip_norm, settings.clip_value
         if clip_value is not None:
@@ -237,25 +262,38 @@ class EagerEngine:
 
     def _step_with_closure(self, batches: Sequence[Any]) -> StepResult:
         """Do a step of an optimiser that asks for loss and gradients several times."""
-        results: list[StepResult] = []
+        guard, results = self._guard, list[StepResult]()
 
         def closure() -> Tensor:
             result = self._fill_gradients(batches)
-            if self._touches_gradients:
-                self._finish_gradients(result)
             results.append(result)
+            if self._touches_gradients:
+                self._show_gradients()
+            is_first = len(results) == 1
+            if is_first and guard and not guard.allows(result.loss, result.weight):
+                raise _LeftOutError
+            if self._touches_gradients:
+                self._clip_gradients(result)
             self._observe = None  # the first evaluation is that of the step's start
             return result.loss
 
         observe = self._observe
         try:
             self._optimizer.step(torch.enable_grad()(closure))  # type: ignore[arg-type]
+        except _LeftOutError:
+            return self._leave_out(results[0])
         finally:
             self._observe = observe
+        if guard is not None and not guard.has_finite_weights():
+            return self._leave_out(results[0])
         return results[0]
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+
+class _LeftOutError(Exception):
+    """Leads out of an optimiser whose step is not to be done."""
 
 
 def _share(part: int, total: Weight) -> float | Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import IterableDataset
 
+from handful.data.batch_indices import batch_indices
 from handful.data.loader import DataLoader
 from handful.errors import ArgumentError, CheckpointError, TrainingError
 from handful.train.batches import move_batch, split_samples
@@ -58,6 +59,7 @@ class Feed:
         micro_batch_size: int | None = None,
     ) -> None:
         self.delivered = 0
+        self._in_step = 0
         self._length = loader_length(loader)
         self.steps_per_epoch = self._length and -(-self._length // accumulate)
         self._loader = loader
@@ -94,9 +96,11 @@ class Feed:
             self.delivered += 1
             group.append(move_batch(batch, self._device))
             if len(group) == self._accumulate:
+                self._in_step = len(group)
                 yield self._split(group)
                 group = []
         if group:
+            self._in_step = len(group)
             yield self._split(group)
         if self.delivered == 0:
             raise TrainingError(
@@ -155,6 +159,34 @@ class Feed:
             self._check_measures(state)
         self._state = dict(state)
         self.delivered = delivered
+
+    @property
+    def step_batches(self) -> tuple[int, int]:
+        """Numbers of the first and last batch of the last step, from 1 on."""
+        return self.delivered - self._in_step + 1, self.delivered
+
+    def step_samples(self) -> list[int] | None:
+        """Return the data set's indices of the last step's samples, where known."""
+        found: list[int] = []
+        for batch in range(self.delivered - self._in_step, self.delivered):
+            indices = batch_indices(self._loader, batch)
+            if indices is None:
+                return None
+            found += indices
+        return found
+
+    def go_back(self) -> None:
+        """Stand before the last step again, so that its batches will come once more.
+
+        A loader with a state of its own has gone on, and stays where it is.
+        """
+        if self._kind == "own":
+            return
+        self.delivered -= self._in_step
+        self._in_step = 0
+        if self._kind == "replayed" and not self.delivered:
+            state = {"delivered": 0, "kind": self._kind, **self._measures()}
+            self._state = {**state, "generators": self._at_start}
 
     def _measures(self) -> dict[str, int | None]:
         """Return what says how an epoch is cut into batches, as far as known."""

@@ -48,6 +48,7 @@ class FirstStep:
         device: Where the model is.
         threads: Whether the number of threads is still to be chosen.
         memory_format: A format, or ``"auto"`` if it is still to be chosen.
+        is_strict: Whether a first loss that is not finite ends the run.
         on_chosen: Takes what was chosen, before the first update.
         on_note: Takes a sentence that the user should read.
     """
@@ -60,6 +61,7 @@ class FirstStep:
     device: torch.device
     threads: bool
     memory_format: str
+    is_strict: bool
     on_chosen: Callable[[Fastest], None]
     on_note: Callable[[str], None]
 
@@ -121,7 +123,8 @@ class FirstStep:
         check_requires_grad(made.loss)
         if self.layout.sample_weight is not None and float(made.weight) == 0:
             return  # no sample of the batch counts, so there is no mean
-        check_finite_loss(made.loss, batch)
+        if self.is_strict:
+            check_finite_loss(made.loss, batch)
 
     def _check_output(self, output: Any, target: Any) -> None:
         """Check the first output and its target, before the loss is computed."""

@@ -32,14 +32,15 @@ from typing import Any, Protocol
 from torch import nn
 from torch.optim import Optimizer
 
-from handful.errors import TrainingError
+from handful.errors import NonfiniteError
 from handful.train.averaging import AveragedWeights
 from handful.train.callbacks import Callback, FitState, overrides
 from handful.train.checkpoint import Checkpoint
-from handful.train.engine import Engine
+from handful.train.engine import Engine, StepResult
 from handful.train.feed import Feed
 from handful.train.generators import all_generators_preserved
 from handful.train.monitor import Monitor
+from handful.train.nonfinite_steps import NonfiniteSteps
 from handful.train.precision import Precision
 from handful.train.rates import Rates
 from handful.train.record import Recorder
@@ -91,6 +92,8 @@ class Loop:
     """Epochs between checkpoints that stay; None for none such."""
     early_stopping: EarlyStopping | None = None
     averages: AveragedWeights | None = None
+    nonfinite: NonfiniteSteps | None = None
+    """What becomes of steps that were left out since their numbers went wrong."""
     weight_norm: Callable[[nn.Module], float] | None = None
     """Measures the weights for each record."""
     prepare: Callable[[Sequence[Any]], None] | None = None
@@ -159,10 +162,12 @@ class Loop:
         """Do one step, and all that comes with it; nothing is read back."""
         state, is_per_step = self.state, self.rates.unit == "step"
         if is_per_step:
-            updates = state.step - self.precision.skipped
+            updates = state.step - self.num_skipped
             self.rates.set(updates, self.monitor.losses())
         state.lr = self.rates.lr
         result = self.engine.step(batches)
+        if self.nonfinite is not None:
+            self._look_at(result, batches)
         state.step += 1
         state.samples += result.samples
         state.loss = result.loss
@@ -173,6 +178,39 @@ class Loop:
             self.averages.update()
         if is_per_step:
             self.rates.advance(None)
+
+    def _look_at(self, result: StepResult, batches: Sequence[Any]) -> None:
+        """End the run where a step's numbers went wrong, unless it may be left out.
+
+        Raises:
+            NonfiniteError: The run ends; the state from before the step is kept.
+        """
+        assert self.nonfinite is not None
+        error = self.nonfinite.judge(result, batches, self.state, self.feed)
+        if error is None:
+            return
+        state, epoch = self.state, self.state.epoch
+        self.recorder.record_steps(self.log.flush())
+        self.feed.go_back()
+        if self.feed.delivered == 0:
+            state.epoch -= 1
+        if state.step and not self.nonfinite.is_lost:
+            self.recorder.keep(self._capture_state, step=state.step, is_last=True)
+        self.log.add(result, state.lr)
+        self.recorder.record_steps(self.log.flush())
+        self.recorder.record(
+            {
+                "epoch": epoch,
+                "step": state.step + 1,
+                "samples": state.samples + result.samples,
+                "partial": True,
+                **self.log.means(),
+                "train_loss": float(result.loss),
+                "lr": state.lr,
+                "seconds": self.seconds_since_record,
+            }
+        )
+        raise error
 
     def _record(self, *, partial: bool) -> None:
         """Validate if that is due, write a line of history, keep the state."""
@@ -208,8 +246,8 @@ class Loop:
             record["weight_norm"] = self.weight_norm(self.model)
         if self.validate is not None and validates:
             record |= {f"valid_{k}": v for k, v in self._measure().items()}
-        if self.precision.scales:
-            record["skipped_steps"] = self.precision.skipped
+        if self.precision.scales or self.num_skipped:
+            record["skipped_steps"] = self.num_skipped
         now = time.perf_counter()
         record |= {"lr": state.lr, "seconds": now - self._recorded_at}
         self._recorded_at = now
@@ -333,6 +371,12 @@ class Loop:
         self._decide_to_stop()
 
     @property
+    def num_skipped(self) -> int:
+        """Steps of the whole run that updated nothing."""
+        left_out = 0 if self.nonfinite is None else self.nonfinite.skipped
+        return self.precision.skipped + left_out
+
+    @property
     def seconds_since_record(self) -> float:
         """What the next record's ``seconds`` would be now."""
         return time.perf_counter() - self._recorded_at
@@ -363,7 +407,7 @@ class Loop:
 
 def _check_finite(record: Mapping[str, Any]) -> None:
     if not math.isfinite(record["train_loss"]):
-        raise TrainingError(
+        raise NonfiniteError(
             f"train_loss is {record['train_loss']} after epoch {record['epoch']}; the "
             "training diverged. Lower lr, or look for NaN in the data."
         )

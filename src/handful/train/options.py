@@ -26,6 +26,9 @@ MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 ENGINES = ("auto", "captured", "eager")
 """How steps may be done."""
 
+NONFINITE_POLICIES = ("skip", "stop")
+"""What may become of a step whose loss or gradients are not finite."""
+
 MODES = ("min", "max")
 """Which way a monitored value improves."""
 
@@ -236,6 +239,7 @@ OPTIONS: dict[str, Option] = {
     "clip_value": Option(_LIMIT, is_number=True),
     "log_norms": Option(check_flag),
     "precision": Option(_one_of(PRECISIONS)),
+    "on_nonfinite": Option(_one_of(NONFINITE_POLICIES)),
     "ema": Option(_optional(check_share), is_number=True),
     "target": Option(check_field),
     "sample_weight": Option(check_field),

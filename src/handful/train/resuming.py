@@ -36,6 +36,7 @@ def capture(loop: Loop) -> Checkpoint:
             "log": loop.log.state_dict(),
             "observed": loop.observed.state_dict() if loop.feed.delivered else {},
             "precision": loop.precision.state_dict(),
+            "nonfinite": {} if loop.nonfinite is None else loop.nonfinite.state_dict(),
             "schedule": loop.rates.state_dict(),
             "averages": {} if averages is None else averages.progress,
         },
@@ -121,6 +122,8 @@ def _restore_places(loop: Loop, checkpoint: Checkpoint) -> None:
     if progress.get("observed"):
         loop.observed.load_state_dict(progress["observed"])
     loop.precision.load_state_dict(progress.get("precision", {}))
+    if loop.nonfinite is not None:
+        loop.nonfinite.load_state_dict(progress.get("nonfinite", {}))
     loop.rates.load_state_dict(progress.get("schedule", {}))
     restore_generators(progress["generators"])
     state.step = int(progress["step"])

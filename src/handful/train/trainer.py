@@ -112,6 +112,10 @@ class Trainer:
             steps of the norm before any clipping, and ``weight_norm``.
         precision: ``"float32"``: as the model is; ``"bf16"`` or ``"fp16"``: the model
             runs under autocast, its weights stay as they are.
+        on_nonfinite: What becomes of a step whose loss or gradients are NaN or
+            infinite: ``"stop"`` ends the run with the state from before it, ``"skip"``
+            leaves it out. Either names the step, its samples and a layer. In fp16 such
+            steps are a part of the scaling; see ``precision``.
         ema: Decay of an exponential average of the weights, between 0 and 1, such as
             0.999; validation, `evaluate` and `predict` then use the average. None for
             none.
@@ -177,6 +181,7 @@ class Trainer:
         clip_value: float | None = None,
         log_norms: bool = False,
         precision: str = "float32",
+        on_nonfinite: str = "stop",
         ema: float | None = None,
         target: int | str | None = None,
         sample_weight: int | str | None = None,
@@ -231,6 +236,7 @@ class Trainer:
         )
         Precision(precision, self.device)  # finds a wrong name now
         self.precision = precision
+        self.on_nonfinite = check_option("on_nonfinite", on_nonfinite)
         self.ema = check_option("ema", ema)
         self.averages: AveragedWeights | None = None
         self._versions: list[int] = []
@@ -289,6 +295,7 @@ class Trainer:
             RunError: The folder holds a run and ``resume`` is false, or none and it is
                 true.
             TrainingError: The data or the loss can't be trained on.
+            NonfiniteError: A loss, a gradient or a weight became NaN or infinite.
         """
         if epochs is None and max_steps is None:
             raise ArgumentError(

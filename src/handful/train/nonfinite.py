@@ -1,0 +1,227 @@
+"""Numbers that go wrong: whether a step may update the weights, and what if not.
+
+::
+
+    keep the buffers that forward changes
+    forward, backward
+    loss and gradients finite?   yes: clip, update
+                                 no:  put the buffers back; nothing else has changed
+
+All gradients are looked at by one call, the one that PyTorch's gradient scaler has for
+it. It is private to PyTorch, tried before it is used, and replaced by a look at each
+gradient where it does something else. What it finds is a number in the memory of the
+CPU, which nothing waits for; on an accelerator, reading it waits for the device, as
+the steps of fp16 do.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import LBFGS, Optimizer
+
+from handful.train.losses import Weight
+
+COMPARED_STEPS = 3
+"""Steps after which a model's buffers are compared with what they were."""
+
+
+class StepGuard:
+    """Looks at a step's loss and gradients before the update.
+
+    Args:
+        model: The model.
+        optimizer: The optimiser of its parameters.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._buffers: _Buffers | None = None
+        self._weights: list[tuple[Tensor, Tensor]] = []
+        self._state: dict[Any, Any] | None = None
+        self._found: Tensor | None = None
+        self._one: Tensor | None = None
+
+    def begin(self) -> None:
+        """Keep what a step changes before its update."""
+        if self._buffers is None:
+            self._buffers = _Buffers(self._model)
+        self._buffers.keep()
+        if isinstance(self._optimizer, LBFGS):  # its update asks for gradients
+            self._keep_weights()
+
+    def allows(self, loss: Tensor, weight: Weight) -> bool:
+        """Say whether the loss and all gradients are finite.
+
+        Args:
+            loss: The step's mean loss, without dimensions.
+            weight: What it was divided by; the mean of nothing is NaN, and no fault.
+        """
+        if not math.isfinite(loss.item()) and float(weight) != 0:
+            return False
+        return self._are_finite(
+            [p.grad for g in self._optimizer.param_groups for p in g["params"]]
+        )
+
+    def has_finite_weights(self) -> bool:
+        """Say whether all that the optimiser updates is finite; looks at each."""
+        params = [p for g in self._optimizer.param_groups for p in g["params"]]
+        return all(map(_is_finite, params))
+
+    def put_back(self) -> None:
+        """Make everything what it was at `begin`, and drop the gradients."""
+        assert self._buffers is not None
+        self._buffers.put_back()
+        for group in self._optimizer.param_groups:
+            for param in group["params"]:
+                param.grad = None
+        if self._state is not None:
+            with torch.no_grad():
+                for param, kept in self._weights:
+                    param.copy_(kept)
+            self._optimizer.state.clear()
+            self._optimizer.state.update(self._state)
+
+    def _keep_weights(self) -> None:
+        params = [p for g in self._optimizer.param_groups for p in g["params"]]
+        self._weights = [(p, p.detach().clone()) for p in params]
+        self._state = {p: _copy(s) for p, s in self._optimizer.state.items()}
+
+    def _are_finite(self, grads: list[Tensor | None]) -> bool:
+        there = [grad for grad in grads if grad is not None]
+        if not there:
+            return True
+        if not _call_works():
+            return all(map(_is_finite, there))
+        found, one = self._found, self._one
+        if found is None or one is None or found.device != there[0].device:
+            self._found = found = torch.zeros(1, device=there[0].device)
+            self._one = one = torch.ones_like(found)
+        try:
+            with torch.no_grad():
+                _look_at_all(there, found, one)
+        except (RuntimeError, NotImplementedError):  # sparse or complex ones
+            return all(map(_is_finite, there))
+        if not found.item():
+            return True
+        found.zero_()
+        return False
+
+
+class _Buffers:
+    """A model's buffers, kept as they were; copied are those that change.
+
+    A buffer that no step has written into keeps its first copy. Batch normalisation
+    writes without saying so, and so does a step that is replayed: the layers are known
+    by their class, and in the first steps the numbers themselves are compared.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        found = {
+            id(value): (module._buffers, name, value)
+            for module in model.modules()
+            for name, value in module._buffers.items()
+            if value is not None
+        }
+        self._slots = [(owner, name) for owner, name, _ in found.values()]
+        self._values: list[Any] = [value for _, _, value in found.values()]
+        self._copies = [value.detach().clone() for value in self._values]
+        self._versions = list(map(_version, self._values))
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        known = {id(b) for m in norms for b in m._buffers.values()}
+        self._moving = [i for i, v in enumerate(self._values) if id(v) in known]
+        self._to_compare = COMPARED_STEPS
+
+    def keep(self) -> None:
+        """Copy what has changed, and whatever may have changed unseen."""
+        if not self._slots:
+            return
+        for index, (owner, name) in enumerate(self._slots):
+            value = owner.get(name)
+            if value is not self._values[index]:
+                self._take(index, value)
+            elif value is not None and self._has_moved(index, value):
+                self._moving.append(index)
+        self._to_compare -= 1
+        if self._moving:
+            with torch.no_grad():
+                torch._foreach_copy_(
+                    [self._copies[i] for i in self._moving],
+                    [self._values[i] for i in self._moving],
+                )
+
+    def put_back(self) -> None:
+        """Make all buffers what they were when they were kept."""
+        for index, (owner, name) in enumerate(self._slots):
+            owner[name] = self._values[index]
+            if self._values[index] is not None:
+                with torch.no_grad():
+                    self._values[index].copy_(self._copies[index])
+                self._versions[index] = _version(self._values[index])
+
+    def _has_moved(self, index: int, value: Tensor) -> bool:
+        """Say whether a buffer that was not known to change has changed."""
+        if index in self._moving:
+            return False
+        is_written = _version(value) != self._versions[index]
+        if is_written or self._to_compare <= 0:
+            return is_written
+        return not torch.equal(value, self._copies[index])
+
+    def _take(self, index: int, value: Any) -> None:
+        """Take in that another tensor has come in a buffer's place."""
+        self._values[index] = value
+        if index in self._moving:
+            self._moving.remove(index)
+        if value is not None:
+            self._copies[index] = value.detach().clone()
+            self._versions[index] = _version(value)
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version
+
+
+def _copy(state: Any) -> Any:
+    """Return an optimiser's state of a parameter with tensors of its own."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: _copy(value) for key, value in state.items()}
+    # Lists hold tensors that are put in and taken out, never written into.
+    return list(state) if isinstance(state, list) else state
+
+
+def _is_finite(value: Tensor) -> bool:
+    if value.is_sparse:
+        value = value.coalesce().values()
+    return bool(value.isfinite().all())
+
+
+def _look_at_all(values: list[Tensor], found: Tensor, one: Tensor) -> None:
+    """Set ``found`` to 1 where a value is not finite; multiply all by ``one``."""
+    torch._amp_foreach_non_finite_check_and_unscale_(values, found, one)
+
+
+@functools.cache
+def _call_works() -> bool:
+    """Try the private call: it must find NaN and Inf, and leave all else alone."""
+    values = torch.tensor([1.5, -0.0, 1e-45, 3e38])
+    one, found = torch.ones(1), torch.zeros(1)
+    try:
+        given = [values.clone(), values.clone()]
+        _look_at_all(given, found, one)
+        is_quiet = not found.item() and all(torch.equal(v, values) for v in given)
+        for wrong in (math.nan, math.inf, -math.inf):
+            found.zero_()
+            _look_at_all([values.clone(), torch.tensor([0.0, wrong])], found, one)
+            is_quiet = is_quiet and found.item() == 1.0
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return is_quiet
