@@ -104,18 +104,23 @@ WORKERS: dict[str, dict[str, Any]] = {
 ONE_BY_ONE = ("json lines", "images")
 """Those that workers read, sample by sample; of the others rows are gathered."""
 
+ALONE = ("parquet",)
+"""Those that have a thread of their own, and refuse workers."""
+
 CASES = [
     (reader, workers)
     for reader in READERS
     for workers in WORKERS
-    if reader in ONE_BY_ONE or workers != "2 threads"
+    if workers == "0"
+    or reader in ONE_BY_ONE
+    or (workers == "2 processes" and reader not in ALONE)
 ]
 
 
 def ids_of(batch: Any) -> list[int]:
     """Return the numbers of a batch's rows."""
     if isinstance(batch, dict):
-        batch = batch["x"]
+        batch = batch["X"] if "X" in batch else batch["x"]
     elif not isinstance(batch, torch.Tensor):
         images, other = batch[0], batch[-1]
         batch = other if images.ndim == 4 else images

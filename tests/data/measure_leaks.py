@@ -150,7 +150,7 @@ def read(loader: DataLoader) -> None:
     """Read an epoch as a training does, and look at every batch."""
     for batch in loader:
         if isinstance(batch, dict):
-            batch["x"].sum()
+            next(iter(batch.values())).sum()
         else:
             (batch if isinstance(batch, torch.Tensor) else batch[0]).sum()
 
