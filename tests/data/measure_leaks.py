@@ -87,7 +87,10 @@ def write_files(case: str, folder: Path) -> None:
     elif case == "npz":
         np.savez(folder / "t.npz", X=rows, y=labels)
     else:
-        lines = [json.dumps({"x": row, "y": 1}) for row in rows[:256].tolist()]
+        lines = [
+            json.dumps({"x": row, "y": 1})
+            for row in (1000 * rows[:256]).astype(int).tolist()
+        ]
         (folder / "t.jsonl").write_text("\n".join(lines))
 
 
