@@ -57,6 +57,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         log_norms: true
         precision: bf16
         on_nonfinite: skip
+        on_out_of_memory: split
         ema: 0.9
         target: 1
         sample_weight: w
@@ -82,6 +83,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "log_norms": True,
         "precision": "bf16",
         "on_nonfinite": "skip",
+        "on_out_of_memory": "split",
         "ema": 0.9,
         "target": 1,
         "sample_weight": "w",

@@ -74,6 +74,7 @@ def train(
     clip_norm: flags.ClipNorm = None,
     clip_value: flags.ClipValue = None,
     on_nonfinite: flags.OnNonfinite = None,
+    on_out_of_memory: flags.OnOutOfMemory = None,
     ema: flags.Ema = None,
     metrics: flags.Metrics = None,
     train_metrics: flags.TrainMetrics = None,
@@ -119,6 +120,7 @@ def train(
             "log_norms": log_norms or None,
             "precision": precision,
             "on_nonfinite": on_nonfinite,
+            "on_out_of_memory": on_out_of_memory,
             "ema": ema,
             "num_threads": threads,
         }

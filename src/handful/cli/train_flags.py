@@ -118,6 +118,10 @@ OnNonfinite: TypeAlias = Annotated[
     str | None,
     _flag("stop|skip", "What a NaN or Inf in loss or gradients does. [stop]", STEP),
 ]
+OnOutOfMemory: TypeAlias = Annotated[
+    str | None,
+    _flag("raise|split", "What a step that does not fit does. [raise]", STEP),
+]
 Ema: TypeAlias = Annotated[
     str | None,
     _flag("X", "Decay of averaged weights, such as 0.999, used to measure.", STEP),

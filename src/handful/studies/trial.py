@@ -187,6 +187,7 @@ class _Bench:
             self.run = self._fit()
         except NonfiniteError as error:
             self.run = self.watch.run
+            self.watch.marks.append(self.watch.seconds)
             return _find_nonfinite(self.run) or ("diverged", str(error))
         except TrainingError as error:
             self.run = self.watch.run

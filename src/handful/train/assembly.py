@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim import LBFGS
 
-from handful.errors import TrainingError
+from handful.errors import ArgumentError, TrainingError
 from handful.runs.run import Run
 from handful.train.averaging import AveragedWeights
 from handful.train.callbacks import FitState, is_foreign, overrides
@@ -28,6 +29,7 @@ from handful.train.monitor import Monitor
 from handful.train.nonfinite import StepGuard
 from handful.train.nonfinite_steps import NonfiniteSteps
 from handful.train.optimizers import describe_optimizer, make_optimizer
+from handful.train.out_of_memory import StepMemory
 from handful.train.precision import Precision
 from handful.train.rates import Rates
 from handful.train.record import Recorder
@@ -94,6 +96,11 @@ class Assembly:
             param_groups=trainer.param_groups,
             decay_biases_and_norms=trainer.decay_biases_and_norms,
         )
+        if isinstance(self.optimizer, LBFGS) and trainer.on_out_of_memory == "split":
+            raise ArgumentError(
+                "on_out_of_memory must be 'raise' for lbfgs, whose update asks for "
+                "gradients several times; got 'split'. Set micro_batch_size."
+            )
         self._precision = Precision(trainer.precision, trainer.device)
         self.run = Run(
             config=self._describe(),
@@ -162,6 +169,14 @@ class Assembly:
             guard=None if nonfinite is None else nonfinite.guard,
             on_gradients=self._gradient_callbacks(),
         )
+        memory = StepMemory(
+            trainer.on_out_of_memory,
+            engine=engine,
+            feed=self._feed,
+            model=trainer.model,
+            observed=observed if trainer.train_metrics else None,
+            on_split=lambda said: recorder.record_event("out of memory", said),
+        )
         return Loop(
             state=self._state,
             model=trainer.model,
@@ -172,6 +187,7 @@ class Assembly:
             recorder=recorder,
             monitor=self._monitor,
             precision=self._precision,
+            memory=memory,
             log=StepLog(trainer.loss_average),
             callbacks=trainer.callbacks,
             request=request,
@@ -287,6 +303,7 @@ class Assembly:
                 metrics=trainer.metrics,
                 device=trainer.device,
                 average=trainer.loss_average,
+                on_out_of_memory=trainer.on_out_of_memory,
             )
 
         return validate
@@ -341,6 +358,7 @@ class Assembly:
             "log_norms": trainer.gradients.wants_norm,
             "precision": trainer.precision,
             "on_nonfinite": trainer.on_nonfinite,
+            "on_out_of_memory": trainer.on_out_of_memory,
             "ema": trainer.ema,
             "num_threads": trainer.num_threads,
             "memory_format": trainer.memory_format,

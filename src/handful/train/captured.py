@@ -108,6 +108,11 @@ class CapturedEngine(EagerEngine):
         if self._restarts > MOST_RESTARTS:
             self._stop("the model changes between steps")
 
+    def recover(self) -> None:
+        """Let go of what a step that failed has left behind, replays included."""
+        super().recover()
+        self._kinds = {}
+
     def _fill_gradients(self, batches: Sequence[Any]) -> StepResult:
         if not self._is_on or self._on_first is not None:
             return super()._fill_gradients(batches)

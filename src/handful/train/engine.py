@@ -97,6 +97,9 @@ class EagerEngine:
         guard: Leaves out steps whose loss or gradients are not finite; None to take
             them as they come.
 
+    Attributes:
+        is_filled: Whether the last step came as far as its gradients.
+
     Raises:
         ArgumentError: The optimiser can't train in that precision.
     """
@@ -130,6 +133,7 @@ class EagerEngine:
         self._observe = observe
         self._on_gradients = on_gradients
         self._guard = guard
+        self.is_filled = False
         self._update: Update | None = None
         self._backward: Backward | None = None
         self._touches_gradients = (
@@ -141,11 +145,13 @@ class EagerEngine:
 
     def step(self, batches: Sequence[Any]) -> StepResult:
         """Do one step; see `Engine.step`."""
+        self.is_filled = False
         if self._guard is not None:
             self._guard.begin()
         if isinstance(self._optimizer, LBFGS):
             return self._step_with_closure(batches)
         result = self._fill_gradients(batches)
+        self.is_filled = True
         if self._touches_gradients:
             self._show_gradients()
         guard = self._guard
@@ -158,6 +164,10 @@ class EagerEngine:
 
     def look_again(self) -> None:
         """Do nothing: each step looks at everything anew."""
+
+    def recover(self) -> None:
+        """Let go of what a step that failed has left behind."""
+        self._clear_gradients()
 
     def _fill_gradients(self, batches: Sequence[Any]) -> StepResult:
         if len(batches) != 1:

@@ -10,8 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from handful.errors import TrainingError
-from handful.train.batches import BatchLayout, move_batch
+from handful.train.batches import (
+    BatchLayout,
+    count_samples,
+    move_batch,
+    split_samples,
+)
 from handful.train.engine import StepResult
+from handful.train.losses import Weight
+from handful.train.memory_errors import (
+    check_can_split,
+    describe_request,
+    is_out_of_memory,
+)
 from handful.train.metric_totals import IGNORED_TARGET, check_tensor
 from handful.train.metrics import start_metrics
 from handful.train.precision import Precision
@@ -41,6 +52,7 @@ def evaluate_model(
     metrics: Sequence[Any],
     device: torch.device,
     average: str = "samples",
+    on_out_of_memory: str = "raise",
 ) -> dict[str, float]:
     """Measure a model on all batches of a loader.
 
@@ -52,13 +64,15 @@ def evaluate_model(
         device: Where to compute.
         average: ``"samples"`` to weigh each batch's loss by its samples, ``"batches"``
             for the plain mean of batch losses.
+        on_out_of_memory: ``"split"`` to send a batch that does not fit into memory
+            through the model in parts, whose sums are added up; ``"raise"``.
 
     Returns:
         ``loss``, further totals of a user's step, and each metric by its name.
 
     Raises:
-        TrainingError: The loader gives no batch, or a user's step gives no output for
-            metrics.
+        TrainingError: The loader gives no batch, a user's step gives no output for
+            metrics, or a batch does not fit into memory.
     """
     step, log = step.for_evaluation(), StepLog(average)
     sums = start_metrics(metrics)
@@ -66,10 +80,21 @@ def evaluate_model(
     with evaluation_mode(model):
         for batch in loader:
             moved = move_batch(batch, device)
-            made = step.mean(model, moved)
-            observe_output(sums, made)
-            loss = made.loss.detach()
-            log.add(StepResult(loss, made.weight, samples=0, sums=made.sums), 0.0)
+            try:
+                made = step.mean(model, moved)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                asked = describe_request(error)
+            else:
+                asked = None
+                observe_output(sums, made)
+                loss, weight, totals = made.loss.detach(), made.weight, made.sums
+            if asked is not None:
+                size = count_samples(moved)
+                check_can_split(size, asked, on_out_of_memory)
+                loss, weight, totals = _add_parts(model, moved, size // 2, step, sums)
+            log.add(StepResult(loss, weight, samples=0, sums=totals), 0.0)
             is_empty = False
     if is_empty:
         raise _no_batch(loader)
@@ -78,6 +103,35 @@ def evaluate_model(
     for metric in sums:
         values[metric.name] = metric.compute()
     return values
+
+
+def _add_parts(
+    model: nn.Module, batch: Any, size: int, step: Step, sums: Sequence[Any]
+) -> tuple[Tensor, Weight, dict[str, Tensor]]:
+    """Measure a batch in parts; return its mean loss, its weight and its totals."""
+    loss_sum: Any = 0.0
+    weight: Weight = 0
+    totals: dict[str, Tensor] = {}
+    waiting = list(split_samples(batch, size))[::-1]
+    while waiting:
+        part = waiting.pop()
+        try:
+            made = step.total(model, part)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            asked = describe_request(error)
+            made = None
+        if made is None:
+            count = count_samples(part)
+            check_can_split(count, asked, "split")
+            waiting += list(split_samples(part, count // 2))[::-1]
+            continue
+        observe_output(sums, made)
+        loss_sum = loss_sum + made.loss.detach()
+        weight = weight + made.weight
+        totals |= {k: v + totals.get(k, 0) for k, v in made.sums.items()}
+    return loss_sum / weight, weight, totals
 
 
 def observe_output(sums: Sequence[Any], made: StepOutput) -> None:

@@ -60,6 +60,7 @@ class Feed:
     ) -> None:
         self.delivered = 0
         self._in_step = 0
+        self._group: list[Any] = []
         self._length = loader_length(loader)
         self.steps_per_epoch = self._length and -(-self._length // accumulate)
         self._loader = loader
@@ -96,11 +97,11 @@ class Feed:
             self.delivered += 1
             group.append(move_batch(batch, self._device))
             if len(group) == self._accumulate:
-                self._in_step = len(group)
+                self._begin_step(group)
                 yield self._split(group)
                 group = []
         if group:
-            self._in_step = len(group)
+            self._begin_step(group)
             yield self._split(group)
         if self.delivered == 0:
             raise TrainingError(
@@ -174,6 +175,14 @@ class Feed:
                 return None
             found += indices
         return found
+
+    def limit_micro_batches(self, size: int) -> None:
+        """Let no more samples than so many go through the model at once."""
+        self._micro_batch_size = min(size, self._micro_batch_size or size)
+
+    def split_again(self) -> list[Any]:
+        """Return the micro-batches of the last step, cut as they now are."""
+        return self._split(self._group)
 
     def go_back(self) -> None:
         """Stand before the last step again, so that its batches will come once more.
@@ -256,6 +265,9 @@ class Feed:
             put_back_generators(now)
             restore_own_generators(state.get("now", {}), self._generators)
         return batches
+
+    def _begin_step(self, group: list[Any]) -> None:
+        self._group, self._in_step = group, len(group)
 
     def _split(self, group: list[Any]) -> list[Any]:
         size = self._micro_batch_size

@@ -41,6 +41,7 @@ from handful.train.feed import Feed
 from handful.train.generators import all_generators_preserved
 from handful.train.monitor import Monitor
 from handful.train.nonfinite_steps import NonfiniteSteps
+from handful.train.out_of_memory import StepMemory
 from handful.train.precision import Precision
 from handful.train.rates import Rates
 from handful.train.record import Recorder
@@ -80,6 +81,8 @@ class Loop:
     monitor: Monitor
     precision: Precision
     log: StepLog
+    memory: StepMemory
+    """Does steps, and meets those that do not fit into memory."""
     callbacks: Sequence[Callback]
     request: StopRequest
     observed: Observed
@@ -165,7 +168,7 @@ class Loop:
             updates = state.step - self.num_skipped
             self.rates.set(updates, self.monitor.losses())
         state.lr = self.rates.lr
-        result = self.engine.step(batches)
+        result = self.memory.step(batches)
         if self.nonfinite is not None:
             self._look_at(result, batches)
         state.step += 1

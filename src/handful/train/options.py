@@ -29,6 +29,9 @@ ENGINES = ("auto", "captured", "eager")
 NONFINITE_POLICIES = ("skip", "stop")
 """What may become of a step whose loss or gradients are not finite."""
 
+MEMORY_POLICIES = ("raise", "split")
+"""What may become of a step that does not fit into memory."""
+
 MODES = ("min", "max")
 """Which way a monitored value improves."""
 
@@ -240,6 +243,7 @@ OPTIONS: dict[str, Option] = {
     "log_norms": Option(check_flag),
     "precision": Option(_one_of(PRECISIONS)),
     "on_nonfinite": Option(_one_of(NONFINITE_POLICIES)),
+    "on_out_of_memory": Option(_one_of(MEMORY_POLICIES)),
     "ema": Option(_optional(check_share), is_number=True),
     "target": Option(check_field),
     "sample_weight": Option(check_field),

@@ -37,6 +37,7 @@ def capture(loop: Loop) -> Checkpoint:
             "observed": loop.observed.state_dict() if loop.feed.delivered else {},
             "precision": loop.precision.state_dict(),
             "nonfinite": {} if loop.nonfinite is None else loop.nonfinite.state_dict(),
+            "micro_batch_size": loop.memory.size,
             "schedule": loop.rates.state_dict(),
             "averages": {} if averages is None else averages.progress,
         },
@@ -122,6 +123,7 @@ def _restore_places(loop: Loop, checkpoint: Checkpoint) -> None:
     if progress.get("observed"):
         loop.observed.load_state_dict(progress["observed"])
     loop.precision.load_state_dict(progress.get("precision", {}))
+    loop.memory.go_on_with(progress.get("micro_batch_size"))
     if loop.nonfinite is not None:
         loop.nonfinite.load_state_dict(progress.get("nonfinite", {}))
     loop.rates.load_state_dict(progress.get("schedule", {}))

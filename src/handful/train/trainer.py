@@ -116,6 +116,9 @@ class Trainer:
             infinite: ``"stop"`` ends the run with the state from before it, ``"skip"``
             leaves it out. Either names the step, its samples and a layer. In fp16 such
             steps are a part of the scaling; see ``precision``.
+        on_out_of_memory: What becomes of a step that does not fit into memory:
+            ``"raise"`` ends the run with what was asked for, ``"split"`` halves the
+            micro-batch until it fits and goes on with that size. Not with lbfgs.
         ema: Decay of an exponential average of the weights, between 0 and 1, such as
             0.999; validation, `evaluate` and `predict` then use the average. None for
             none.
@@ -182,6 +185,7 @@ class Trainer:
         log_norms: bool = False,
         precision: str = "float32",
         on_nonfinite: str = "stop",
+        on_out_of_memory: str = "raise",
         ema: float | None = None,
         target: int | str | None = None,
         sample_weight: int | str | None = None,
@@ -237,6 +241,7 @@ class Trainer:
         Precision(precision, self.device)  # finds a wrong name now
         self.precision = precision
         self.on_nonfinite = check_option("on_nonfinite", on_nonfinite)
+        self.on_out_of_memory = check_option("on_out_of_memory", on_out_of_memory)
         self.ema = check_option("ema", ema)
         self.averages: AveragedWeights | None = None
         self._versions: list[int] = []
@@ -358,6 +363,7 @@ class Trainer:
                 metrics=self.metrics,
                 device=self.device,
                 average=self.loss_average,
+                on_out_of_memory=self.on_out_of_memory,
             )
 
     def predict(self, loader: Iterable[Any], *, to: str | Path | None = None) -> Any:
