@@ -80,6 +80,7 @@ def evaluate_model(
     with evaluation_mode(model):
         for batch in loader:
             moved = move_batch(batch, device)
+            asked: str | None = None
             try:
                 made = step.mean(model, moved)
             except (RuntimeError, MemoryError) as error:
@@ -87,7 +88,6 @@ def evaluate_model(
                     raise
                 asked = describe_request(error)
             else:
-                asked = None
                 observe_output(sums, made)
                 loss, weight, totals = made.loss.detach(), made.weight, made.sums
             if asked is not None:

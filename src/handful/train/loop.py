@@ -169,7 +169,7 @@ class Loop:
             self.rates.set(updates, self.monitor.losses())
         state.lr = self.rates.lr
         result = self.memory.step(batches)
-        if self.nonfinite is not None:
+        if not result.is_finite:
             self._look_at(result, batches)
         state.step += 1
         state.samples += result.samples

@@ -7,9 +7,10 @@
     loss and gradients finite?   yes: clip, update
                                  no:  put the buffers back; nothing else has changed
 
-All gradients are looked at by one call, the one that PyTorch's gradient scaler has for
-it. It is private to PyTorch, tried before it is used, and replaced by a look at each
-gradient where it does something else. What it finds is a number in the memory of the
+Small gradients are looked at by one call, the one that PyTorch's gradient scaler has
+for it; of a large one the sum tells. The call is private to PyTorch, tried before it is
+used, and replaced by a look at each gradient where it does something else. What it
+finds is a number in the memory of the
 CPU, which nothing waits for; on an accelerator, reading it waits for the device, as
 the steps of fp16 do.
 """
@@ -26,6 +27,9 @@ from torch.optim import LBFGS, Optimizer
 
 from handful.train.kept_buffers import KeptBuffers
 from handful.train.losses import Weight
+
+SMALL = 4096
+"""Gradients of more numbers are added up one by one, which writes nothing back."""
 
 
 class StepGuard:
@@ -91,20 +95,28 @@ class StepGuard:
         self._state = {p: _copy(s) for p, s in self._optimizer.state.items()}
 
     def _are_finite(self, grads: list[Tensor | None]) -> bool:
-        there = [grad for grad in grads if grad is not None]
-        if not there:
-            return True
+        small = []
+        for grad in grads:
+            if grad is None:
+                continue
+            if grad.numel() <= SMALL or not grad.is_cpu:
+                small.append(grad)
+            elif not (math.isfinite(grad.sum().item()) or _is_finite(grad)):
+                return False  # a sum may also overflow
+        return not small or self._are_all_finite(small)
+
+    def _are_all_finite(self, grads: list[Tensor]) -> bool:
+        """Look at gradients by one call for all of them."""
         if not _call_works():
-            return all(map(_is_finite, there))
+            return all(map(_is_finite, grads))
         found, one = self._found, self._one
-        if found is None or one is None or found.device != there[0].device:
-            self._found = found = torch.zeros(1, device=there[0].device)
+        if found is None or one is None or found.device != grads[0].device:
+            self._found = found = torch.zeros(1, device=grads[0].device)
             self._one = one = torch.ones_like(found)
         try:
-            with torch.no_grad():
-                _look_at_all(there, found, one)
+            _look_at_all(grads, found, one)
         except (RuntimeError, NotImplementedError):  # sparse or complex ones
-            return all(map(_is_finite, there))
+            return all(map(_is_finite, grads))
         if not found.item():
             return True
         found.zero_()

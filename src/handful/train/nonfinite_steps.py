@@ -55,6 +55,7 @@ class NonfiniteSteps:
         self.skipped = 0
         self.is_lost = False
         self._in_a_row = 0
+        self._last_step = -1
         self._policy = policy
         self.guard = guard
         self._model = model
@@ -64,7 +65,7 @@ class NonfiniteSteps:
     def judge(
         self, result: StepResult, batches: Sequence[Any], state: FitState, feed: Feed
     ) -> NonfiniteError | None:
-        """Take in a step.
+        """Take in a step that was left out.
 
         Args:
             result: What it did.
@@ -75,14 +76,13 @@ class NonfiniteSteps:
         Returns:
             The error with which the run must end, None where it goes on.
         """
-        if result.is_finite:
-            self._in_a_row = 0
-            return None
         self.is_lost = not self.guard.has_finite_weights()
         is_over = self._policy == "stop" or self.is_lost
         if not is_over:
+            is_next = state.step == self._last_step + 1
             self.skipped += 1
-            self._in_a_row += 1
+            self._in_a_row = self._in_a_row + 1 if is_next else 1
+            self._last_step = state.step
             if self.skipped > MOST_EVENTS and self._in_a_row <= MOST_SKIPPED:
                 return None
         first, last = feed.step_batches
@@ -107,9 +107,14 @@ class NonfiniteSteps:
 
     def state_dict(self) -> dict[str, int]:
         """Return what was counted."""
-        return {"skipped": self.skipped, "in_a_row": self._in_a_row}
+        return {
+            "skipped": self.skipped,
+            "in_a_row": self._in_a_row,
+            "last_step": self._last_step,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting from what `state_dict` returned."""
         self.skipped = int(state.get("skipped", 0))
         self._in_a_row = int(state.get("in_a_row", 0))
+        self._last_step = int(state.get("last_step", -1))
