@@ -74,7 +74,9 @@ def test_one_interrupt_ends_the_run_after_that_very_step(tmp_path: Path) -> None
 
 def test_two_interrupts_end_it_at_once(tmp_path: Path) -> None:
     done = run_script(tmp_path / "run", "SIGINT", times=2)
-    assert done.returncode == -signal.SIGINT
+    # Python ends by the signal unless something is evaluated on its way out, as PyTorch
+    # does where tabulate is installed: then it ends with status 1.
+    assert done.returncode in (-signal.SIGINT, 1)
     assert "KeyboardInterrupt" in done.stderr
     assert done.stdout == "handlers as before\n"
     assert Run.load(tmp_path / "run").status == "stopped"

@@ -18,6 +18,7 @@ from handful.train.choices import (
     check_positive,
     check_share,
 )
+from handful.train.save_times import check_save_every
 from handful.train.stopping import EarlyStopping
 
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
@@ -28,6 +29,9 @@ ENGINES = ("auto", "captured", "eager")
 
 NONFINITE_POLICIES = ("skip", "stop")
 """What may become of a step whose loss or gradients are not finite."""
+
+SAVE_ERRORS = ("stop", "continue")
+"""What a run does when the disk refuses."""
 
 MODES = ("min", "max")
 """Which way a monitored value improves."""
@@ -227,6 +231,8 @@ OPTIONS: dict[str, Option] = {
     "max_steps": Option(_COUNT, is_of_fit=True, is_number=True),
     "valid_every": Option(_COUNT, is_of_fit=True, is_number=True),
     "checkpoint_every": Option(_COUNT, is_of_fit=True, is_number=True),
+    "save_every": Option(check_save_every, is_of_fit=True),
+    "on_save_error": Option(_one_of(SAVE_ERRORS), is_of_fit=True),
     "param_groups": Option(check_param_groups),
     "decay_biases_and_norms": Option(check_flag),
     "train_metrics": Option(check_metrics),
