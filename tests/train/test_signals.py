@@ -92,6 +92,14 @@ def test_a_termination_saves_and_exits_with_143(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "run")[-1] == 5
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_a_terminal_that_goes_away_saves_and_exits_with_129(tmp_path: Path) -> None:
+    done = run_script(tmp_path / "run", "SIGHUP")
+    assert done.returncode == 129, done.stderr
+    assert Run.load(tmp_path / "run").events[-1]["message"] == "by SIGHUP"
+    assert checkpoints(tmp_path / "run")[-1] == 5
+
+
 def test_two_terminations_end_it_at_once(tmp_path: Path) -> None:
     done = run_script(tmp_path / "run", "SIGTERM", times=2)
     assert done.returncode == 143, done.stderr

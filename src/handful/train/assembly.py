@@ -31,7 +31,8 @@ from handful.train.nonfinite_steps import NonfiniteSteps
 from handful.train.optimizers import describe_optimizer, make_optimizer
 from handful.train.precision import Precision
 from handful.train.rates import Rates
-from handful.train.record import Recorder, Saving
+from handful.train.record import Recorder
+from handful.train.save_times import Saving
 from handful.train.schedules import describe_schedule
 from handful.train.signals import StopRequest
 from handful.train.step import CriterionStep, CustomStep, Step, StepOutput

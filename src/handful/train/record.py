@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,16 @@ from numpy.typing import NDArray
 
 from handful.errors import CheckpointError, RunError
 from handful.runs.folder import RunFolder
-from handful.runs.run import STEP_DTYPE, Run
+from handful.runs.run import Run
 from handful.train.checkpoint import (
     Checkpoint,
     check_storable,
     drop_checkpoints_after,
-    list_checkpoints,
-    prune_checkpoints,
-    save_checkpoint,
 )
 from handful.train.continuing import continue_run, find_origin, make_event
-from handful.train.generators import pack_within
-from handful.train.save_times import SaveTimes, parse_save_every
-from handful.train.saver import Saver
+from handful.train.save_times import Saving
+from handful.train.saver import Saver, save_states
+from handful.train.step_rows import StepRows
 from handful.train.waiting import WaitingStates, step_of
 
 SAVE_SHARE = 0.05
@@ -44,30 +41,6 @@ SKIPPED = "skipped sample"
 
 MOST_SKIPPED = 100
 """How many of them are listed, at most."""
-
-
-@dataclass(frozen=True)
-class Saving:
-    """How a run is saved.
-
-    Attributes:
-        every: When, between records; see `parse_save_every`.
-        on_error: ``"stop"`` ends the run when the disk refuses, ``"continue"`` says so
-            in its events and goes on.
-    """
-
-    every: str = "auto"
-    on_error: str = "stop"
-
-    @property
-    def times(self) -> SaveTimes:
-        """When, taken apart."""
-        return parse_save_every(self.every)
-
-    @property
-    def stops(self) -> bool:
-        """Whether the run ends when the disk refuses."""
-        return self.on_error == "stop"
 
 
 class Recorder:
@@ -91,7 +64,7 @@ class Recorder:
         self._folder = folder
         self._saving, self._times = saving, saving.times
         self._has_begun = resumed is None
-        self._rows = _Rows(run.steps)
+        self._rows = StepRows(run.steps)
         self._waiting = WaitingStates()
         self._saver = Saver()
         self._flight: list[Checkpoint] = []
@@ -336,7 +309,9 @@ class Recorder:
         self._flight = self._waiting.take()
         full = [self._in_full(checkpoint) for checkpoint in self._flight]
         kept, best_step = frozenset(self._kept), self._best_step
-        self._saver.start(lambda: self._save(full, kept, best_step))
+        folder = self._folder
+        assert folder is not None
+        self._saver.start(lambda: save_states(folder, full, kept, best_step))
         self._saved_at, self._saved_step = time.perf_counter(), step
         self._save_seconds = self._saved_at - started
 
@@ -364,7 +339,8 @@ class Recorder:
         found = {step_of(c): c for c in (former, newest) if c is not None}
         full = [self._in_full(found[step]) for step in sorted(found)]
         try:
-            self._save(full, frozenset(self._kept), self._best_step)
+            assert self._folder is not None
+            save_states(self._folder, full, self._kept, self._best_step)
         except CheckpointError as error:
             self._refuse(error)
             return False
@@ -373,29 +349,6 @@ class Recorder:
         if newest is not None:
             self._saved_step = step_of(newest)
         return True
-
-    def _save(
-        self, full: list[Checkpoint], kept: frozenset[int], best_step: int | None
-    ) -> None:
-        """Save states, then delete all but the last two, the best and those to keep.
-
-        It touches nothing but the disk.
-        """
-        if not full:
-            return
-        assert self._folder is not None
-        folder = self._folder.checkpoints
-        try:
-            self._folder.settle()
-        except OSError as error:
-            raise CheckpointError(
-                f"{self._folder.path} cannot be flushed to the disk: {error.strerror}."
-            ) from None
-        for checkpoint in full:
-            packed = pack_within(checkpoint.progress)
-            save_checkpoint(folder, replace(checkpoint, progress=packed))
-        steps = [int(path.name[5:]) for path in list_checkpoints(folder)]
-        prune_checkpoints(folder, {*steps[-2:], *kept, best_step or steps[-1]})
 
     def _in_full(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return a checkpoint with what is put together only when it is saved."""
@@ -463,25 +416,6 @@ class Recorder:
                 self.record_event("not saved", str(unsaved))
             return unsaved
         return None
-
-
-class _Rows:
-    """Rows of steps in memory that grows by doubling."""
-
-    def __init__(self, rows: NDArray[np.void]) -> None:
-        self._buffer = rows
-        self._count = len(rows)
-
-    def add(self, rows: NDArray[np.void]) -> NDArray[np.void]:
-        """Add rows; return all."""
-        count = self._count + len(rows)
-        if count > len(self._buffer):
-            larger = np.empty(max(count, 2 * self._count), STEP_DTYPE)
-            larger[: self._count] = self._buffer[: self._count]
-            self._buffer = larger
-        self._buffer[self._count : count] = rows
-        self._count = count
-        return self._buffer[:count]
 
 
 def _is_request(error: BaseException) -> bool:

@@ -75,3 +75,27 @@ def parse_save_every(value: object, *, name: str = "save_every") -> SaveTimes:
         f"{name} must be auto, records, or a number above 0 of steps, seconds, minutes "
         f"or hours, such as 500steps or 10minutes; got {value!r}."
     )
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How a run is saved.
+
+    Attributes:
+        every: When, between records; see `parse_save_every`.
+        on_error: ``"stop"`` ends the run when the disk refuses, ``"continue"`` says so
+            in its events and goes on.
+    """
+
+    every: str = "auto"
+    on_error: str = "stop"
+
+    @property
+    def times(self) -> SaveTimes:
+        """When, taken apart."""
+        return parse_save_every(self.every)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the run ends when the disk refuses."""
+        return self.on_error == "stop"

@@ -1,4 +1,7 @@
-"""Saver: one save at a time, beside the training, in a thread of its own."""
+"""Saver: one save at a time, beside the training, in a thread of its own.
+
+What is saved is a copy by then, so that the training may go on.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
+
+from handful.errors import CheckpointError
+from handful.runs.folder import RunFolder
+from handful.train.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from handful.train.generators import pack_within
 
 NICENESS = 10
 """By how much the thread gives way to others, where a system knows that of threads."""
@@ -80,3 +94,38 @@ def _give_way() -> None:
         return
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def save_states(
+    run: RunFolder,
+    states: Sequence[Checkpoint],
+    kept: Collection[int],
+    best_step: int | None,
+) -> None:
+    """Save states, then delete all but the last two, the best and those to keep.
+
+    It touches nothing but the disk.
+
+    Args:
+        run: The run's folder.
+        states: The states, oldest first, with all that a checkpoint has.
+        kept: Steps whose checkpoints stay.
+        best_step: The step of the best state so far, None where there is none.
+
+    Raises:
+        CheckpointError: The disk refuses; earlier checkpoints are as they were.
+    """
+    if not states:
+        return
+    try:
+        run.settle()
+    except OSError as error:
+        raise CheckpointError(
+            f"{run.path} cannot be flushed to the disk: {error.strerror}."
+        ) from None
+    for state in states:
+        packed = pack_within(state.progress)
+        save_checkpoint(run.checkpoints, replace(state, progress=packed))
+    steps = [int(path.name[5:]) for path in list_checkpoints(run.checkpoints)]
+    best = steps[-1] if best_step is None else best_step
+    prune_checkpoints(run.checkpoints, {*steps[-2:], *kept, best})

@@ -51,8 +51,9 @@ from handful.train.options import check_option
 from handful.train.precision import Precision
 from handful.train.predictions import write_predictions
 from handful.train.progress import make_progress
-from handful.train.record import Recorder, Saving
+from handful.train.record import Recorder
 from handful.train.resuming import restore
+from handful.train.save_times import Saving
 from handful.train.schedules import Schedule, make_schedule
 from handful.train.signals import stop_requests
 from handful.train.step import StepFunction
