@@ -44,6 +44,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         max_steps: 100
         valid_every: 10
         checkpoint_every: 2
+        save_every: 500steps
+        on_save_error: continue
         param_groups: {"0.*": {lr_factor: 0.5}}
         decay_biases_and_norms: false
         train_metrics: [f1]
@@ -70,6 +72,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "max_steps": 100,
         "valid_every": 10,
         "checkpoint_every": 2,
+        "save_every": "500steps",
+        "on_save_error": "continue",
         "param_groups": {"0.*": {"lr_factor": 0.5}},
         "decay_biases_and_norms": False,
         "train_metrics": ("f1",),

@@ -105,6 +105,7 @@ EVERYTHING = [
     *("--monitor", "valid_f1", "--valid-every", "2", "--loss-average", "batches"),
     *("--log-norms", "--seed", "5", "--device", "cpu", "--precision", "bf16"),
     *("--threads", "torch", "--checkpoint-every", "1"),
+    *("--save-every", "3steps", "--on-save-error", "continue"),
 ]
 """Every flag that says how to train."""
 
@@ -211,6 +212,8 @@ def test_config_with_everything_switched_on_repeats_the_run(folder: Path) -> Non
         "decay_biases_and_norms": False,
         "valid_every": 2,
         "checkpoint_every": 1,
+        "save_every": "3steps",
+        "on_save_error": "continue",
         "accumulate": 2,
         "micro_batch_size": 4,
         "clip_norm": 1.0,
@@ -423,6 +426,39 @@ def test_resume_keeps_the_settings_and_tells_changes(
     ]
     assert not [line for line in lines[3:] if line.startswith("changed")]
     assert Run.load("r").steps["lr"].tolist() == [0.5] * 2 + [0.25] * 2
+
+
+def test_changed_data_are_refused_without_the_flag_for_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "mine.py:recipe", "--out", "r", "--epochs", "1"]) == 0
+    file = folder / "mine.py"
+    file.write_text(file.read_text().replace("torch.randn(60", "2 * torch.randn(60"))
+    resume = ["train", "--resume", "--out", "r", "--epochs", "2"]
+    capsys.readouterr()
+    assert main(resume) == 1
+    message = capsys.readouterr().err
+    assert "r would not go on to the same bits: data was samples 60, hash" in message
+    assert "Go on all the same with --allow-changed" in message
+    assert len(Run.load("r").history) == 1
+    assert main([*resume, "--allow-changed"]) == 0
+    assert "identity changed" in [event["kind"] for event in Run.load("r").events]
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["--allow-changed"], "--allow-changed must go with --resume; got it alone"),
+        (["--save-every", "5"], "--save-every must be auto, records, or a number"),
+        (["--on-save-error", "stopp"], "Did you mean 'stop'?"),
+    ],
+)
+def test_wrong_words_about_saving_are_refused(
+    argv: list[str], match: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "mine.py:recipe", *argv]) == 2
+    assert match in capsys.readouterr().err
+    assert not (folder / "runs").exists()
 
 
 def test_device_that_is_not_here_is_an_error(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from handful.train.checkpoint import (
     save_checkpoint,
 )
 from handful.train.optimizers import make_optimizer
+from handful.train.tensor_file import check_tensors, write_tensors
 
 NO_OPTIMIZER: dict[str, Any] = {"state": {}, "param_groups": []}
 
@@ -121,6 +124,69 @@ def test_a_pickle_in_place_of_tensors_is_never_executed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(path)
     assert not (tmp_path / "executed").exists()
+
+
+def tensor_file(header: Any, data: bytes = b"\0" * 16) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> Any:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+HOSTILE: dict[str, bytes] = {
+    "nothing": b"",
+    "a pickle": pickle.dumps({"a": torch.ones(2)}),
+    "a header longer than the file": (2**40).to_bytes(8, "little") + b"{}",
+    "a header without an end": tensor_file(b'{"a": '),
+    "a header of nests": tensor_file(b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"),
+    "a header that is a list": tensor_file([entry()]),
+    "offsets that overlap": tensor_file({"a": entry(), "b": entry(offsets=(4, 12))}),
+    "offsets that run backwards": tensor_file({"a": entry(offsets=(8, 0))}),
+    "offsets below 0": tensor_file({"a": entry(offsets=(-8, 0))}),
+    "offsets beyond the end": tensor_file({"a": entry(offsets=(0, 2**50))}),
+    "a shape of another size": tensor_file({"a": entry(shape=(3,))}),
+    "a shape without end": tensor_file({"a": entry(shape=(0, 2**63 - 1, 4))}, b""),
+    "numbers of no kind": tensor_file({"a": entry(dtype="F31")}),
+    "kinds of another type": tensor_file({"a": entry(dtype=[1])}),
+}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_with_good_hashes_are_refused(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    path, *_ = save(tmp_path)
+    content = HOSTILE[kind]
+    (path / name).write_bytes(content)
+    manifest = json.loads((path / "manifest.json").read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["files"][name] = {"bytes": len(content), "sha256": digest}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(path)
+
+
+def test_every_kind_of_number_is_written_as_safetensors_reads_it(
+    tmp_path: Path,
+) -> None:
+    kinds = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32]
+    kinds += [torch.int64, torch.float16, torch.bfloat16, torch.float32]
+    kinds += [torch.float64, torch.complex64, torch.uint16, torch.uint32, torch.uint64]
+    tensors = {str(kind): torch.arange(6).to(kind).reshape(2, 3) for kind in kinds}
+    tensors |= {"none": torch.empty(0, 3), "one": torch.tensor(2.5)}
+    tensors["turned"] = torch.arange(6.0).reshape(2, 3).t()
+    tensors["conjugate"] = torch.tensor([1 + 2j]).conj()
+    write_tensors(tmp_path / "a.safetensors", tensors)
+    loaded = load_file(tmp_path / "a.safetensors")
+    assert loaded.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert loaded[name].dtype is value.dtype
+        assert loaded[name].tolist() == value.tolist()
+    with pytest.raises(CheckpointError, match="of numbers that safetensors knows"):
+        check_tensors({"a": torch.ones(1, dtype=torch.complex128)}, "the state")
 
 
 def test_the_newest_valid_one_is_found_and_others_are_told(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ class Training:
         steps = np.array([(0.5, 0.1)], STEP_DTYPE)
         self.recorder.record_steps(steps)
         self.recorder.record({"step": self.step, "train_loss": 0.5})
-        return self.recorder.keep(self._capture, step=self.step, **options)
+        is_saved = self.recorder.keep(self._capture, step=self.step, **options)
+        self.recorder.wait()
+        return is_saved
 
     def _capture(self) -> Checkpoint:
         self.captures += 1
@@ -159,7 +161,7 @@ def test_five_hundred_records_use_the_memory_of_two_copies(
     with training(tmp_path / "run") as it:
         for step in range(1, 521):
             it.keep(is_best=step % 7 == 0)
-            last = it.recorder._last
+            last = it.recorder._waiting.last
             assert last is not None
             it.weights.clear()
             if step == 20:

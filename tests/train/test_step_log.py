@@ -91,7 +91,7 @@ def test_an_epoch_starts_anew_and_its_sums_survive_a_checkpoint() -> None:
     other = StepLog("samples")
     other.load_state_dict(state)
     assert other.means() == {"train_loss": 5.0, "train_hits": 2.0}
-    assert state["extras"] == {"hits": 6.0}
+    assert state["extras"] == {"hits": [6.0]}
     log.start_epoch()
     assert math.isnan(log.means()["train_loss"])
 

@@ -200,8 +200,9 @@ def test_the_last_and_the_best_checkpoint_stay(
     kept = {int(p.name[5:]) for p in (tmp_path / "run" / "checkpoints").iterdir()}
     assert run.best is not None
     assert run.best["step"] not in (4, 28, 32)
-    before_last = 4 if share == 0 else 28
-    assert kept - {before_last} == {run.best["step"], 32}
+    assert {run.best["step"], 32} <= kept
+    assert len(kept) <= 3
+    assert share or kept == {run.best["step"], 32}
 
 
 def test_resuming_another_model_is_refused(tmp_path: Path) -> None:
@@ -439,15 +440,48 @@ def test_settings_that_cannot_be_kept_leave_the_folder_usable(tmp_path: Path) ->
     make_trainer().fit(make_loader(), epochs=1, run_dir=tmp_path / "r")
 
 
-def test_a_save_that_fails_says_why_and_nothing_else(tmp_path: Path) -> None:
-    class Odd(nn.Linear):
-        def get_extra_state(self) -> Any:
-            return {"not": "a tensor"}
+class WithExtra(nn.Linear):
+    """A layer with a state beside its tensors."""
 
-        def set_extra_state(self, state: Any) -> None: ...
+    def __init__(self, extra: Any) -> None:
+        super().__init__(4, 3)
+        self.extra = extra
 
-    with pytest.raises(CheckpointError, match="must be dense tensors to be saved"):
-        make_trainer(Odd(4, 3)).fit(make_loader(), epochs=1, run_dir=tmp_path / "run")
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: Any) -> None:
+        self.extra = state
+
+
+def test_extra_state_that_is_plain_is_stored_and_comes_back(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    extra = {"calls": 3, "shape": (2, None), "table": torch.arange(3)}
+    make_trainer(nn.Sequential(WithExtra(extra))).fit(
+        make_loader(), epochs=1, run_dir=run
+    )
+    layer = WithExtra(None)
+    make_trainer(nn.Sequential(layer)).fit(
+        make_loader(), epochs=2, run_dir=run, resume=True
+    )
+    assert layer.extra["shape"] == (2, None)
+    assert layer.extra["calls"] == 3
+    assert layer.extra["table"].tolist() == [0, 1, 2]
+
+
+def test_state_that_cannot_be_stored_is_refused_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    layer = WithExtra({"odd": object()})
+    before = layer.weight.clone()
+    with pytest.raises(CheckpointError, match="get_extra_state of module '0' must"):
+        make_trainer(nn.Sequential(layer)).fit(
+            make_loader(), epochs=1, run_dir=tmp_path / "run"
+        )
+    assert torch.equal(layer.weight, before)
+    assert len(Run.load(tmp_path / "run").steps) == 0
+    trainer = make_trainer(nn.Sequential(layer))
+    assert trainer.fit(make_loader(), epochs=1).status == "finished"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from handful.cli.settings import (
     check_schedule,
     normalize_recipe,
 )
-from handful.cli.train import ended_by_sigterm
+from handful.cli.train import ended_by_signals
 from handful.errors import ArgumentError
 from handful.recipes.registry import check_recipe_name
 from handful.studies.axes import check_axis, check_vary, split_vary
@@ -181,7 +181,7 @@ def _carry_out(request: _Request, out: Path | None, *, quiet: bool) -> None:
         recipe = load_recipe(request.recipe)
         if out is None:
             out = new_run_dir(STUDIES, recipe.name)
-        with ended_by_sigterm():
+        with ended_by_signals():
             study = run_study(
                 recipe,
                 request.vary,

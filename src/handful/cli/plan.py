@@ -40,6 +40,9 @@ class Plan:
     replaces: bool = False
     """Whether a run in ``run_dir`` is to be deleted."""
 
+    allow_changed: bool = False
+    """Whether a resumed run may go on to other bits than it would have."""
+
     changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     """Settings of a resumed run that change: name -> (before, now)."""
 
@@ -79,6 +82,20 @@ def plan_training(
     name = check_recipe_and_variant(given)
     replaces = out is not None and _check_new(out, fresh=fresh)
     return Plan(recipe=name, settings=given, run_dir=out, replaces=replaces)
+
+
+def check_allow_changed(value: bool, resume: bool) -> bool:
+    """Return whether a resumed run may change its bits.
+
+    Raises:
+        ArgumentError: No run is resumed.
+    """
+    if value and not resume:
+        raise ArgumentError(
+            "--allow-changed must go with --resume; got it alone. A new run has "
+            "nothing that could have changed."
+        )
+    return value
 
 
 @contextmanager

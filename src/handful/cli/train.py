@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +22,14 @@ from handful.cli.own_data import (
     print_facts,
     print_test,
 )
-from handful.cli.plan import RUNS, Plan, has_checkpoint, plan_training, replaced_run
+from handful.cli.plan import (
+    RUNS,
+    Plan,
+    check_allow_changed,
+    has_checkpoint,
+    plan_training,
+    replaced_run,
+)
 from handful.cli.settings import (
     AS_SEED_VARIANT,
     Settings,
@@ -92,7 +99,10 @@ def train(
     out: flags.Out = None,
     resume: flags.Resume = False,
     fresh: flags.Fresh = False,
+    allow_changed: flags.AllowChanged = False,
     checkpoint_every: flags.CheckpointEvery = None,
+    save_every: flags.SaveEvery = None,
+    on_save_error: flags.OnSaveError = None,
     as_seed: flags.AsSeed = False,
     overfit_one_batch: flags.OverfitOneBatch = False,
     print_every: flags.PrintEvery = None,
@@ -109,6 +119,8 @@ def train(
             "max_steps": max_steps,
             "valid_every": valid_every,
             "checkpoint_every": checkpoint_every,
+            "save_every": save_every,
+            "on_save_error": on_save_error,
             "decay_biases_and_norms": False if no_decay else None,
             "train_metrics": train_metrics,
             "monitor": monitor,
@@ -146,6 +158,7 @@ def train(
     if overfit_one_batch:
         check_alone(epochs=epochs, out=out, resume=resume, fresh=fresh)
     plan = plan_training(given, config=config, out=out, resume=resume, fresh=fresh)
+    plan = replace(plan, allow_changed=check_allow_changed(allow_changed, resume))
     if cache:
         check_cache(plan.recipe)
     if overfit_one_batch:
@@ -206,7 +219,7 @@ def _carry_out(plan: Plan, showing: _Showing, *, cache: bool) -> None:
         if run_dir is None:
             run_dir = new_run_dir(RUNS, recipe.name)
         replacing = replaced_run(run_dir) if plan.replaces else nullcontext()
-        with ended_by_sigterm(), replacing:
+        with ended_by_signals(), replacing:
             run = _run(plan, recipe, run_dir, showing)
         if run.status == "stopped":
             raise KeyboardInterrupt
@@ -214,10 +227,10 @@ def _carry_out(plan: Plan, showing: _Showing, *, cache: bool) -> None:
         _explain_interrupt(plan, run_dir)
         raise typer.Exit(128 + signal.SIGINT) from None
     except SystemExit as stop:
-        if stop.code != _TERMINATED:
+        if not isinstance(stop.code, int) or stop.code not in _ENDED:
             raise
         _explain_interrupt(plan, run_dir)
-        raise typer.Exit(_TERMINATED) from None
+        raise typer.Exit(stop.code) from None
     if showing.quiet:
         typer.echo(run_dir)
     else:
@@ -225,11 +238,14 @@ def _carry_out(plan: Plan, showing: _Showing, *, cache: bool) -> None:
         print_test(recipe, run_dir, plan.settings.device)
 
 
-_TERMINATED = 128 + signal.SIGTERM
+_ENDING = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+_ENDED = tuple(128 + number for number in _ENDING)
 
 
 class _Terminate:
-    """Ends the program on SIGTERM; a training may take the signal over meanwhile."""
+    """Ends the program on a signal; a training may take the signal over meanwhile."""
 
     gives_way = True
 
@@ -238,16 +254,20 @@ class _Terminate:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the training as Ctrl-C does, so that its run is put in order."""
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP if it isn't ignored, end the training as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _Terminate())
+    before = {}
+    for number in _ENDING:
+        if number == signal.SIGTERM or signal.getsignal(number) == signal.SIG_DFL:
+            before[number] = signal.signal(number, _Terminate())
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(plan: Plan, recipe: Recipe, run_dir: Path, showing: _Showing) -> Run:
@@ -270,6 +290,7 @@ def _run(plan: Plan, recipe: Recipe, run_dir: Path, showing: _Showing) -> Run:
         device=settings.device or "auto",
         run_dir=run_dir,
         resume=plan.resume,
+        allow_changed=plan.allow_changed,
         loss_average=settings.loss_average or "samples",
         callbacks=(progress,),
         settings={

@@ -209,6 +209,26 @@ Fresh: TypeAlias = Annotated[
 CheckpointEvery: TypeAlias = Annotated[
     str | None, _flag("EPOCHS", "Keep a checkpoint so often, for good.", FOLDER)
 ]
+SaveEvery: TypeAlias = Annotated[
+    str | None,
+    _flag(
+        "auto|records|N<unit>",
+        "When to save within epochs, such as 500steps or 10minutes. [auto]",
+        FOLDER,
+    ),
+]
+OnSaveError: TypeAlias = Annotated[
+    str | None,
+    _flag("stop|continue", "What to do when the disk refuses. [stop]", FOLDER),
+]
+AllowChanged: TypeAlias = Annotated[
+    bool,
+    _switch(
+        "--allow-changed",
+        "Resume although data, device or versions have changed the bits to come.",
+        FOLDER,
+    ),
+]
 AsSeed: TypeAlias = Annotated[
     bool,
     _switch(

@@ -21,7 +21,8 @@ from handful.train.threads import restored_threads
 
 _NOT_OF_A_STEP = (
     *("monitor", "monitor_mode", "early_stopping", "valid_every"),
-    *("checkpoint_every", "accumulate", "train_metrics"),
+    *("checkpoint_every", "save_every", "on_save_error", "accumulate"),
+    "train_metrics",
 )
 """Options of a recipe that say nothing about one step on one batch."""
 

@@ -373,13 +373,6 @@ class DataLoader(TorchDataLoader[T]):
 
     def _identify(self) -> dict[str, Any]:
         """Return what a state must share with the loader that it is loaded into."""
-        source = find_source(self.dataset)
-        length = len(self.dataset) if hasattr(self.dataset, "__len__") else None
-        known = {} if isinstance(source, str) else {"hash": fingerprint_source(source)}
-        if isinstance(self.dataset, ParquetFiles):
-            known = self.dataset.identify()
-        if image_files_of(self.dataset) is not None:
-            known = {"hash": fingerprint_images(self.dataset)}
         if self.seed is not None:
             order = "seed"
         elif type(self.sampler) is SequentialSampler:
@@ -391,8 +384,28 @@ class DataLoader(TorchDataLoader[T]):
             "order": order,
             "seed": self.seed,
             "fingerprint": order_fingerprint() if seeded else None,
-            "dataset": {"samples": length, **known},
+            "dataset": identify_dataset(self.dataset),
             "batch_size": self.batch_size,
             "drop_last": self.drop_last,
             "shard": None if self.shard is None else list(self.shard),
         }
+
+
+def identify_dataset(dataset: Any) -> dict[str, Any]:
+    """Return what tells a data set from others, at a small cost; plain values.
+
+    Args:
+        dataset: Any data set.
+
+    Returns:
+        ``samples``, their number or None, and ``hash`` and others where the data can
+        be looked at without the user's code.
+    """
+    source = find_source(dataset)
+    length = len(dataset) if hasattr(dataset, "__len__") else None
+    known = {} if isinstance(source, str) else {"hash": fingerprint_source(source)}
+    if isinstance(dataset, ParquetFiles):
+        known = dataset.identify()
+    if image_files_of(dataset) is not None:
+        known = {"hash": fingerprint_images(dataset)}
+    return {"samples": length, **known}

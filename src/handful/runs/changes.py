@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_MAY_GROW = ("epochs", "max_steps")
-"""Settings that say how far a run goes, and not how it trains."""
+_FREE = ("epochs", "max_steps", "checkpoint_every", "save_every", "on_save_error")
+"""Settings that say how far a run goes and how it is kept, and not how it trains."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -25,13 +25,14 @@ def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str
 
     Returns:
         ``"lr was 0.001, is 0.5; batch_size was 32, is 16"``; empty without a change.
-        ``epochs`` and ``max_steps`` are no change: a run may go on for longer.
+        ``epochs`` and ``max_steps`` are no change: a run may go on for longer. Neither
+        is how it is kept.
 
     Example:
         >>> describe_changes({"lr": 0.1, "epochs": 3}, {"lr": 0.2, "epochs": 9})
         'lr was 0.1, is 0.2'
     """
-    names = [name for name in before if name not in _MAY_GROW]
+    names = [name for name in before if name not in _FREE]
     return "; ".join(
         f"{name} was {before[name]}, is {after.get(name)}"
         for name in names

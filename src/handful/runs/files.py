@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,67 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+class GrowingFile:
+    """A file that whole entries are added to, and never a part of one.
+
+    What the disk refuses, for want of room perhaps, waits in memory and is written
+    with the next entry.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: RawIOBase | None = None
+        self._size = 0
+        self._pending = b""
+
+    def add(self, entry: bytes) -> None:
+        """Add an entry, after those that wait.
+
+        Raises:
+            OSError: It could not be written; it waits, and the file is as it was.
+        """
+        self._pending += entry
+        file = self._open()
+        try:
+            file.seek(self._size)
+            _write_whole(file, self._pending)
+        except OSError:
+            with suppress(OSError):
+                file.truncate(self._size)
+            raise
+        self._size += len(self._pending)
+        self._pending = b""
+
+    def replace_start(self, content: bytes) -> None:
+        """Write over the first bytes of the file.
+
+        Raises:
+            OSError: They could not be written.
+        """
+        file = self._open()
+        file.seek(0)
+        _write_whole(file, content)
+
+    def close(self) -> None:
+        """Close the file; the next entry opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> RawIOBase:
+        if self._file is None:
+            self._path.touch()
+            self._file = self._path.open("r+b", buffering=0)
+            self._size = self._file.seek(0, os.SEEK_END)
+        return self._file
+
+
+def _write_whole(file: RawIOBase, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def sync_file(path: Path) -> None:

@@ -15,13 +15,12 @@
 from __future__ import annotations
 
 import io
-import os
 import secrets
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -30,6 +29,7 @@ from ruamel.yaml import YAML
 
 from handful.errors import HandfulError, RunError
 from handful.runs.files import (
+    GrowingFile,
     read_json,
     sync_file,
     sync_folder,
@@ -178,8 +178,9 @@ class RunFolder:
                 f"{path} cannot be written: {error.strerror}. "
                 "Choose another folder with --out (run_dir=)."
             ) from None
-        self._steps_file: BinaryIO | None = None
-        self._history_file: BinaryIO | None = None
+        self._steps = GrowingFile(path / "steps.npy")
+        self._history = GrowingFile(path / "history.jsonl")
+        self._events = GrowingFile(path / "events.jsonl")
         self._num_steps = 0
         self._is_settled = False
 
@@ -193,11 +194,25 @@ class RunFolder:
 
         The disk need not have any of it yet: without a checkpoint there is nothing
         that a loss of power could take. `settle` is called before the first.
+
+        Raises:
+            RunError: The disk refuses.
         """
+        try:
+            self._write_all(run)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror}. "
+                "Choose another folder with --out (run_dir=)."
+            ) from None
+
+    def _write_all(self, run: Run) -> None:
         write_config(self.path / "config.yaml", run.config)
         _write_lines(self.path / "history.jsonl", run.history)
         _write_lines(self.path / "events.jsonl", run.events)
-        self._open_steps(run.steps)
+        content = _steps_header(len(run.steps)) + run.steps.tobytes()
+        write_atomic(self.path / "steps.npy", content, sync=False)
+        self._num_steps = len(run.steps)
         self.write_status(run, sync=False)
 
     def settle(self) -> None:
@@ -221,14 +236,11 @@ class RunFolder:
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``history.jsonl``."""
-        if self._history_file is None:
-            path = self.path / "history.jsonl"
-            self._history_file = path.open("ab", buffering=0)
-        self._history_file.write(to_json(record).encode() + b"\n")
+        self._history.add(to_json(record).encode() + b"\n")
 
     def append_event(self, event: Mapping[str, Any]) -> None:
         """Add a line to ``events.jsonl``."""
-        _append_line(self.path / "events.jsonl", event)
+        self._events.add(to_json(event).encode() + b"\n")
 
     def append_steps(self, steps: NDArray[np.void]) -> None:
         """Add rows to ``steps.npy``.
@@ -239,13 +251,9 @@ class RunFolder:
         Args:
             steps: New rows, shape ``(S,)``, dtype `STEP_DTYPE`.
         """
-        assert self._steps_file is not None
-        self._steps_file.seek(0, os.SEEK_END)
-        self._steps_file.write(steps.tobytes())
         self._num_steps += len(steps)
-        self._steps_file.seek(0)
-        self._steps_file.write(_steps_header(self._num_steps))
-        self._steps_file.flush()
+        self._steps.add(steps.tobytes())
+        self._steps.replace_start(_steps_header(self._num_steps))
 
     def close_as(self, run: Run) -> None:
         """Write how a run ended, and close."""
@@ -256,18 +264,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the files and give up the lock."""
-        for file in (self._steps_file, self._history_file):
-            if file is not None:
-                file.close()
-        self._steps_file = self._history_file = None
+        for file in (self._steps, self._history, self._events):
+            file.close()
         self._lock.release()
-
-    def _open_steps(self, steps: NDArray[np.void]) -> None:
-        path = self.path / "steps.npy"
-        content = _steps_header(len(steps)) + steps.tobytes()
-        write_atomic(path, content, sync=False)
-        self._steps_file = path.open("r+b")
-        self._num_steps = len(steps)
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -310,11 +309,6 @@ def _is_left_over(path: Path) -> bool:
 
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def _append_line(path: Path, record: Mapping[str, Any]) -> None:
-    with path.open("ab") as file:
-        file.write(to_json(record).encode() + b"\n")
 
 
 def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:

@@ -79,7 +79,7 @@ def check_backend(value: object, *, name: str = "backend") -> str:
 OF_STUDIES: dict[str, Callable[..., Any]] = {"backend": check_backend}
 """What only studies vary, no recipe having it."""
 
-NEVER_VARIED = ("checkpoint_every", "step")
+NEVER_VARIED = ("checkpoint_every", "save_every", "on_save_error", "step")
 """Options that a trial has no use for, or that have no plain value."""
 
 AXES: dict[str, Callable[..., Any]] = {

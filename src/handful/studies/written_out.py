@@ -39,7 +39,7 @@ _PLAIN: dict[str, Any] = {
 
 _WITHOUT_EFFECT = (
     *("memory_format", "decay_biases_and_norms", "monitor", "monitor_mode"),
-    "checkpoint_every",
+    *("checkpoint_every", "save_every", "on_save_error"),
 )
 """Options that change no step of a plain descent in a trial."""
 

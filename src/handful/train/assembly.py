@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from handful.train.callbacks import FitState, is_foreign, overrides
 from handful.train.captured import CapturedEngine
 from handful.train.checks import check_monitor
 from handful.train.choices import metric_improves_upward
+from handful.train.data_identity import identify_data
 from handful.train.engine import EagerEngine
 from handful.train.environment import describe_environment, describe_identity
 from handful.train.evaluation import evaluate_model
@@ -33,6 +34,7 @@ from handful.train.out_of_memory import StepMemory
 from handful.train.precision import Precision
 from handful.train.rates import Rates
 from handful.train.record import Recorder
+from handful.train.save_times import Saving
 from handful.train.schedules import describe_schedule
 from handful.train.signals import StopRequest
 from handful.train.step import CriterionStep, CustomStep, Step, StepOutput
@@ -55,6 +57,7 @@ class FitSettings:
     max_steps: int | None
     valid_every: int | None
     checkpoint_every: int | None
+    saving: Saving = field(default_factory=Saving)
     extra: Mapping[str, Any]
 
 
@@ -110,6 +113,7 @@ class Assembly:
                 optimizer=self.optimizer,
                 device=trainer.device,
                 precision=trainer.precision,
+                data=identify_data(fit.train),
             ),
         )
         self._state = FitState(
@@ -351,6 +355,8 @@ class Assembly:
             "early_stopping": _plain(trainer.early_stopping),
             "valid_every": fit.valid_every,
             "checkpoint_every": fit.checkpoint_every,
+            "save_every": fit.saving.every,
+            "on_save_error": fit.saving.on_error,
             "accumulate": trainer.accumulate,
             "micro_batch_size": trainer.micro_batch_size,
             "clip_norm": trainer.gradients.clip_norm,

@@ -3,7 +3,7 @@
 ::
 
     step-00001234/
-      model.safetensors       every entry of the model's state_dict
+      model.safetensors       every tensor of the model's state_dict
       optimizer.safetensors   the optimiser's tensors, named state.<parameter>.<name>
       averages.safetensors    the averaged weights, where they are kept
       manifest.json           everything else; sizes and SHA-256 hashes of the files
@@ -18,32 +18,34 @@ found by scanning. Nothing is pickled.
 from __future__ import annotations
 
 import hashlib
-import numbers
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from handful.errors import CheckpointError, RunError
-from handful.runs.files import read_json, sync_folder, to_json, write_synced
-
-CHECKPOINT_VERSION = 1
-"""Version of the checkpoint's folder that this handful writes."""
+from handful.errors import ArgumentError, CheckpointError
+from handful.runs.files import sync_folder, to_json, write_synced
+from handful.train.manifest import (
+    CHECKPOINT_VERSION,
+    MANIFEST_FILE,
+    OWN_KEYS,
+    NewerVersionError,
+    read_manifest,
+)
+from handful.train.optimizer_state import flatten_optimizer, unflatten_optimizer
+from handful.train.plain_state import decode_state, encode_state
+from handful.train.tensor_file import check_tensors, write_tensors
 
 _MODEL_FILE = "model.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _AVERAGES_FILE = "averages.safetensors"
-_MANIFEST_FILE = "manifest.json"
-
-_TENSOR, _TUPLE = "$tensor", "$tuple"
-"""Keys of what stands in an optimiser's plain values for a tensor and for a tuple."""
+_EXTRA = "_extra_state"
+"""How the name of what a module's ``get_extra_state`` returned ends."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,26 @@ class Checkpoint:
         return self.averages or self.model
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """A state taken apart: what goes into files of tensors, and plain values."""
+
+    tensors: dict[str, Mapping[str, Tensor]]
+    """By files."""
+    optimizer: dict[str, Any]
+    plain: dict[str, dict[str, Any]]
+    """Extra state of modules that is no tensor, by ``model`` and ``averages``."""
+
+
+def check_storable(checkpoint: Checkpoint) -> None:
+    """Check that files can hold a state of model and optimiser; copies no tensor.
+
+    Raises:
+        CheckpointError: They can't; the error names what and where.
+    """
+    _take_apart(checkpoint)
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Save a checkpoint and flush it to the disk.
 
@@ -85,30 +107,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     final = folder / f"step-{checkpoint.progress['step']:08d}"
     partial, former = (folder / f".{final.name}.{kind}.tmp" for kind in ("new", "old"))
-    tensors, groups = _flatten_optimizer(checkpoint.optimizer)
-    model = _plain_tensors(checkpoint.model, "the model's state")
-    contents = {
-        _MODEL_FILE: _to_bytes(model, "the model's state"),
-        _OPTIMIZER_FILE: _to_bytes(tensors, "the optimiser's state"),
-    }
-    if checkpoint.averages:
-        averages = _plain_tensors(checkpoint.averages, "the averaged weights")
-        contents[_AVERAGES_FILE] = _to_bytes(averages, "the averaged weights")
-    manifest = {
-        "format_version": CHECKPOINT_VERSION,
-        "files": {
-            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in contents.items()
-        },
-        "optimizer": groups,
-        **checkpoint.progress,
-    }
-    contents[_MANIFEST_FILE] = _to_text(manifest)
+    parts = _take_apart(checkpoint)
+    plain = {"plain": parts.plain} if any(parts.plain.values()) else {}
+    rest = _to_text({"optimizer": parts.optimizer, **plain, **checkpoint.progress})
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        for name, content in contents.items():
-            write_synced(partial / name, content)
+        files = {}
+        for name, tensors in parts.tensors.items():
+            size, digest = write_tensors(partial / name, tensors)
+            files[name] = {"bytes": size, "sha256": digest}
+        head = to_json({"format_version": CHECKPOINT_VERSION, "files": files})
+        manifest = f"{head[:-1]}, {rest[1:]}".encode()
+        write_synced(partial / MANIFEST_FILE, manifest)
         if final.exists():
             shutil.rmtree(former, ignore_errors=True)
             final.rename(former)
@@ -116,6 +127,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         sync_folder(folder)
         shutil.rmtree(former, ignore_errors=True)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)  # what it takes may be missed
         raise CheckpointError(
             f"checkpoint {final} cannot be saved: {error.strerror}. "
             "Earlier checkpoints are untouched."
@@ -132,24 +144,37 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: A file is missing or damaged, or a newer version wrote it.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
+    files = manifest["files"]
     names = [_MODEL_FILE, _OPTIMIZER_FILE]
-    if _expected(manifest, _AVERAGES_FILE):
+    if _AVERAGES_FILE in files:
         names.append(_AVERAGES_FILE)
-    contents = {
-        name: _read_checked(path / name, _expected(manifest, name)) for name in names
-    }
+    contents = {name: _read_checked(path / name, files.get(name)) for name in names}
+    plain = manifest.get("plain", {})
     try:
-        model = load_tensors(contents[_MODEL_FILE])
-        saved = contents.get(_AVERAGES_FILE)
-        averages = {} if saved is None else load_tensors(saved)
+        model = {
+            **load_tensors(contents[_MODEL_FILE]),
+            **decode_state(plain.get("model", {})),
+        }
+        averages = {}
+        if _AVERAGES_FILE in contents:
+            averages = {
+                **load_tensors(contents[_AVERAGES_FILE]),
+                **decode_state(plain.get("averages", {})),
+            }
         tensors = load_tensors(contents[_OPTIMIZER_FILE])
-        optimizer = _unflatten_optimizer(tensors, manifest["optimizer"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        optimizer = unflatten_optimizer(tensors, manifest["optimizer"])
+    except _DAMAGES as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from None
-    own = ("format_version", "files", "optimizer")
-    progress = {key: value for key, value in manifest.items() if key not in own}
+    progress = {key: value for key, value in manifest.items() if key not in OWN_KEYS}
     return Checkpoint(model, optimizer, progress, averages)
+
+
+_DAMAGES = (
+    *(SafetensorError, LookupError, TypeError, ValueError, AttributeError),
+    *(ArithmeticError, RuntimeError, MemoryError),
+)
+"""What reading well-hashed nonsense may raise."""
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
@@ -162,12 +187,14 @@ def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
         Its folder, the checkpoint, and for each newer one that is damaged a sentence.
 
     Raises:
-        CheckpointError: None is valid.
+        CheckpointError: None is valid, or a newer handful wrote the newest.
     """
     reasons: list[str] = []
     for path in reversed(list_checkpoints(folder)):
         try:
             return path, load_checkpoint(path), reasons
+        except NewerVersionError:
+            raise
         except CheckpointError as error:
             reasons.append(str(error))
     found = " ".join(reasons) or "There is none."
@@ -176,8 +203,14 @@ def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, oldest first, whether valid or not."""
-    found = (p for p in folder.glob("step-*") if p.name[5:].isdigit())
+    found = (p for p in folder.glob("step-*") if is_checkpoint(p))
     return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Say whether a path has the name of a checkpoint's folder."""
+    number = path.name.removeprefix("step-")
+    return number != path.name and number.isascii() and number.isdecimal()
 
 
 def prune_checkpoints(folder: Path, keep_steps: Iterable[int]) -> None:
@@ -203,181 +236,69 @@ def drop_checkpoints_after(folder: Path, step: int) -> None:
     )
 
 
-def _to_bytes(tensors: dict[str, Tensor], what: str) -> bytes:
-    try:
-        return bytes(save_tensors(tensors))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{what} cannot be saved: {error}.") from None
+def _take_apart(checkpoint: Checkpoint) -> _Parts:
+    model, model_extra = _split_extra(checkpoint.model)
+    averages, averages_extra = _split_extra(checkpoint.averages)
+    check_tensors(model, "the model's state")
+    check_tensors(averages, "the averaged weights")
+    optimizer, groups = flatten_optimizer(checkpoint.optimizer)
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        _MODEL_FILE: model,
+        _OPTIMIZER_FILE: optimizer,
+    }
+    if checkpoint.averages:
+        tensors[_AVERAGES_FILE] = averages
+    plain = {"model": model_extra, "averages": averages_extra}
+    return _Parts(tensors, groups, plain)
 
 
-def _to_text(manifest: Mapping[str, Any]) -> bytes:
+def _split_extra(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tensors of a state_dict, and its modules' extra state, encoded."""
+    tensors: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for name, value in state.items():
+        *path, last = name.split(".")
+        if isinstance(value, Tensor) or last != _EXTRA:
+            tensors[name] = value
+            continue
+        try:
+            extra[name] = encode_state(value, "a module", "get_extra_state()")
+        except ArgumentError:
+            module = ".".join(path)
+            where = f"module {module!r}" if module else "the model"
+            raise CheckpointError(
+                f"get_extra_state of {where} must return tensors, numbers, texts, and "
+                "lists or mappings of these to be saved; got a "
+                f"{type(value).__name__} of something else. Return plain values, or "
+                "train without run_dir."
+            ) from None
+    return tensors, extra
+
+
+def _to_text(values: Mapping[str, Any]) -> str:
     try:
-        return to_json(manifest).encode()
+        return to_json(values)
     except TypeError as error:
         raise CheckpointError(
             f"a checkpoint's progress must be plain values to be saved: {error}."
         ) from None
 
 
-def _plain_tensors(state: Mapping[str, Any], what: str) -> dict[str, Tensor]:
-    """Return contiguous tensors on the CPU, each with memory of its own."""
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in state.items():
-        if not isinstance(value, Tensor) or value.layout is not torch.strided:
-            raise CheckpointError(
-                f"{what} must be dense tensors to be saved; got "
-                f"{type(value).__name__} for {name!r}."
-            )
-        if value.is_meta:
-            raise CheckpointError(f"{what} must have values to be saved; got {name!r}.")
-        tensor = value.detach().to("cpu").contiguous()
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
-            tensor = tensor.clone()
-        seen.add(storage.data_ptr())
-        tensors[name] = tensor
-    return tensors
-
-
-def _flatten_optimizer(
-    state: Mapping[str, Any],
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimiser's state_dict into tensors and plain values."""
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
-    for index, values in state["state"].items():
-        if not isinstance(index, int) or not isinstance(values, Mapping):
-            raise _unstorable(repr(index), values)
-        for name, value in values.items():
-            key = f"state.{index}.{name}"
-            if isinstance(value, Tensor):
-                tensors[key] = value
-            else:
-                encoded = _encode(value, key, tensors)
-                plain.setdefault(str(index), {})[name] = encoded
-    groups = [_encode_group(group) for group in state["param_groups"]]
-    return (
-        _plain_tensors(tensors, "the optimiser's state"),
-        {"param_groups": groups, "state": plain},
-    )
-
-
-def _encode_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    tensors: dict[str, Tensor] = {}
-    encoded = {}
-    for name, value in group.items():
-        items = list(value) if isinstance(value, tuple) else value
-        encoded[name] = _encode(items, name, tensors)
-        if tensors:
-            raise CheckpointError(
-                f"the optimiser's {name!r} must be a plain number to be saved; "
-                "got a tensor."
-            )
-    return encoded
-
-
-def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a value as JSON can hold it, with its tensors put aside by their keys."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Tensor):
-        tensors[key] = value
-        return {_TENSOR: key}
-    if isinstance(value, (list, tuple)):
-        items = [_encode(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
-        return items if isinstance(value, list) else {_TUPLE: items}
-    if isinstance(value, Mapping) and all(
-        isinstance(k, str) and not k.startswith("$") for k in value
-    ):
-        return {k: _encode(v, f"{key}.{k}", tensors) for k, v in value.items()}
-    if isinstance(value, numbers.Real):  # such as NumPy's
-        return int(value) if isinstance(value, numbers.Integral) else float(value)
-    raise _unstorable(key, value)
-
-
-def _unstorable(key: str, value: Any) -> CheckpointError:
-    return CheckpointError(
-        "the optimiser's state must be tensors, numbers, texts, and lists or mappings "
-        f"of these to be saved; got an object of {type(value).__name__} for {key}. "
-        "Train without run_dir, or keep it out of the optimiser's state_dict."
-    )
-
-
-def _unflatten_optimizer(
-    tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
-) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {}
-    listed: set[str] = set()
-    for index, values in plain["state"].items():
-        for name, value in values.items():
-            decoded = _decode(value, tensors, listed)
-            state.setdefault(int(index), {})[name] = decoded
-    for key, tensor in tensors.items():
-        if key not in listed:
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = tensor
-    groups = [_decode_group(group) for group in plain["param_groups"]]
-    return {"state": state, "param_groups": groups}
-
-
-def _decode_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    lists = ("params", "param_names")
-    return {
-        name: tuple(value) if isinstance(value, list) and name not in lists else value
-        for name, value in group.items()
-    }
-
-
-def _decode(value: Any, tensors: Mapping[str, Tensor], listed: set[str]) -> Any:
-    """Return what `_encode` was given; add the keys of its tensors to ``listed``."""
-    if isinstance(value, list):
-        return [_decode(item, tensors, listed) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.keys() == {_TENSOR}:
-        listed.add(value[_TENSOR])
-        return tensors[value[_TENSOR]]
-    if value.keys() == {_TUPLE}:
-        return tuple(_decode(value[_TUPLE], tensors, listed))
-    return {key: _decode(item, tensors, listed) for key, item in value.items()}
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_checked(path: Path, expected: Mapping[str, Any] | None) -> bytes:
+    """Read a file whose size and hash are those of the manifest."""
+    if expected is None:
+        raise CheckpointError(f"{path.parent} is damaged: its manifest lacks {path}.")
+    size, digest = expected["bytes"], expected["sha256"]
     try:
-        manifest = read_json(path / _MANIFEST_FILE)
-    except RunError as error:
-        raise CheckpointError(str(error)) from None
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if not isinstance(version, int):
-        raise CheckpointError(f"{path / _MANIFEST_FILE} is no manifest of handful's.")
-    if version > CHECKPOINT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {version}, and this handful reads up to "
-            f"{CHECKPOINT_VERSION}. Install a newer handful."
-        )
-    return dict(manifest)
-
-
-def _expected(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    files = manifest.get("files")
-    entry = files.get(name) if isinstance(files, dict) else None
-    return entry if isinstance(entry, dict) else {}
-
-
-def _read_checked(path: Path, expected: Mapping[str, Any]) -> bytes:
-    try:
-        content = path.read_bytes()
+        found = path.stat().st_size
+        content = path.read_bytes() if found == size else b""
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
-    if len(content) != expected.get("bytes"):
+    if found != size:
+        raise CheckpointError(f"{path} is damaged: expected {size} bytes, got {found}.")
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != digest:
         raise CheckpointError(
-            f"{path} is damaged: expected {expected.get('bytes')} bytes, "
-            f"got {len(content)}."
-        )
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected.get("sha256"):
-        raise CheckpointError(
-            f"{path} is damaged: expected sha256 {expected.get('sha256')}, got {found}."
+            f"{path} is damaged: expected sha256 {digest}, got {actual}."
         )
     return content

@@ -30,7 +30,12 @@ def describe_environment() -> dict[str, Any]:
 
 
 def describe_identity(
-    *, engine: str, optimizer: Optimizer, device: torch.device, precision: str
+    *,
+    engine: str,
+    optimizer: Optimizer,
+    device: torch.device,
+    precision: str,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Return what the last bits of a run's numbers depend on, as plain values.
 
@@ -39,6 +44,7 @@ def describe_identity(
         optimizer: The optimiser, whose kernel counts.
         device: Where the model is.
         precision: What it computes in.
+        data: What tells the training data from others; None where nothing does.
     """
     return {
         "engine": engine,
@@ -48,6 +54,7 @@ def describe_identity(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        **({} if data is None else {"data": data}),
     }
 
 

@@ -20,6 +20,9 @@ from handful.data.order import mix_seed
 _NUMPY_BYTES = 4 * 625
 """Size of the state of a Mersenne twister: 624 words and the position."""
 
+_MOST_BYTES = 2**20
+"""More than any generator's state has."""
+
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
@@ -217,4 +220,11 @@ def _pack(content: bytes) -> str:
 
 
 def _unpack(text: str) -> bytes:
-    return zlib.decompress(base64.b64decode(text))
+    inflate = zlib.decompressobj()
+    try:
+        content = inflate.decompress(base64.b64decode(text), _MOST_BYTES)
+    except zlib.error as error:
+        raise ValueError(f"the state of a generator is damaged ({error})") from None
+    if not inflate.eof:
+        raise ValueError("the state of a generator is cut short, or too long")
+    return content

@@ -10,10 +10,12 @@
             forward, backward, (clip), update             the engine
             step                                          callbacks
             record, where validation is due in mid-epoch
+            checkpoint, where one is due in mid-epoch
         record: validation, history, callbacks, checkpoint
     run_end
 
-Nothing is read back from the device between two records unless someone asked.
+Nothing is read back from the device between two records unless someone asked, or a
+checkpoint is due.
 
 A record is due at the end of each epoch, and every ``valid_every`` steps. One that is
 made only because the run ends is its ``ending``: if the run is continued, nothing of
@@ -112,9 +114,13 @@ class Loop:
     _recorded_step: int = field(default=-1, init=False)
     _saved_step: int = field(default=-1, init=False)
     _recorded_at: float = field(default=0.0, init=False)
+    _is_checked: bool = field(default=False, init=False)
+    """Whether the optimiser's state, which the first step makes, is known to be one
+    that can be saved."""
 
     def run(self) -> None:
         """Train until all is done, or someone asks to stop."""
+        self._check_storable()
         self.recorder.begin()
         self._recorded_at = time.perf_counter() - self.carried_seconds
         try:
@@ -157,6 +163,8 @@ class Loop:
                     self._record(partial=True)
                     self._set_training()
                     self.engine.look_again()
+                elif not self._is_over() and not self.feed.is_at_end:
+                    self._save_within()
                 if self._is_over() and not self._ends_with_epoch():
                     return
         self._record(partial=False)
@@ -175,6 +183,9 @@ class Loop:
         state.samples += result.samples
         state.loss = result.loss
         self.log.add(result, state.lr)
+        if not self._is_checked:
+            self._check_storable()
+            self._is_checked = True
         if not result.was_taken:
             return
         if self.averages is not None:
@@ -277,6 +288,7 @@ class Loop:
     def _keep(self, record: Mapping[str, Any], *, is_best: bool, is_last: bool) -> None:
         """Keep the state as it is, unless it is broken."""
         if not math.isfinite(record["train_loss"]):
+            self.recorder.skip(self.state.step)
             return
         every, step = self.checkpoint_every, self.state.step
         is_whole = "partial" not in record
@@ -289,6 +301,20 @@ class Loop:
         )
         self._saved_step = step if is_saved else -1
 
+    def _save_within(self, *, is_last: bool = False) -> None:
+        """Keep the state as it is, without a record."""
+        self.recorder.record_steps(self.log.flush())
+        rest = {**self.log.means(), "partial": True}
+        self._keep(rest, is_best=False, is_last=is_last)
+
+    def _check_storable(self) -> None:
+        """Refuse a state that can't be saved before there is much to lose."""
+        self.recorder.check(
+            lambda: Checkpoint(
+                self.model.state_dict(), self.optimizer.state_dict(), progress={}
+            )
+        )
+
     def _capture_state(self) -> Checkpoint:
         return capture(self)
 
@@ -296,9 +322,7 @@ class Loop:
         """Record, or save for the resuming, what the end has left."""
         if self.request.signal is not None:
             if self.state.step and self._saved_step != self.state.step:
-                self.recorder.record_steps(self.log.flush())
-                rest = {**self.log.means(), "partial": True}
-                self._keep(rest, is_best=False, is_last=True)
+                self._save_within(is_last=True)
         elif self.state.step and self._lacks_record():
             self._record(partial=True)
 
@@ -337,7 +361,8 @@ class Loop:
 
     def _must_pause(self) -> bool:
         """Say whether something is to be done between this step and the next."""
-        return self._is_due() or self._is_over()
+        is_due = self.recorder.is_save_due(self.state.step)
+        return is_due or self._is_due() or self._is_over()
 
     def _ends_with_epoch(self) -> bool:
         """Say whether a run that is over is also at an epoch's end, as far as known."""

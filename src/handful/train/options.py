@@ -18,6 +18,7 @@ from handful.train.choices import (
     check_positive,
     check_share,
 )
+from handful.train.save_times import check_save_every
 from handful.train.stopping import EarlyStopping
 
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
@@ -31,6 +32,9 @@ NONFINITE_POLICIES = ("skip", "stop")
 
 MEMORY_POLICIES = ("raise", "split")
 """What may become of a step that does not fit into memory."""
+
+SAVE_ERRORS = ("stop", "continue")
+"""What a run does when the disk refuses."""
 
 MODES = ("min", "max")
 """Which way a monitored value improves."""
@@ -230,6 +234,8 @@ OPTIONS: dict[str, Option] = {
     "max_steps": Option(_COUNT, is_of_fit=True, is_number=True),
     "valid_every": Option(_COUNT, is_of_fit=True, is_number=True),
     "checkpoint_every": Option(_COUNT, is_of_fit=True, is_number=True),
+    "save_every": Option(check_save_every, is_of_fit=True),
+    "on_save_error": Option(_one_of(SAVE_ERRORS), is_of_fit=True),
     "param_groups": Option(check_param_groups),
     "decay_biases_and_norms": Option(check_flag),
     "train_metrics": Option(check_metrics),

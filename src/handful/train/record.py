@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handful.errors import ArgumentError, CheckpointError, RunError
-from handful.runs.changes import describe_changes
+from handful.errors import CheckpointError, RunError
 from handful.runs.folder import RunFolder
-from handful.runs.run import (
-    STEP_DTYPE,
-    Run,
-    read_config,
-    read_lines,
-    read_meta,
-    read_steps,
-)
+from handful.runs.run import Run
 from handful.train.checkpoint import (
     Checkpoint,
+    check_storable,
     drop_checkpoints_after,
-    list_checkpoints,
-    newest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
 )
-from handful.train.generators import pack_within
-from handful.train.snapshot import copy_checkpoint
+from handful.train.continuing import continue_run, find_origin, make_event
+from handful.train.save_times import Saving
+from handful.train.saver import Saver, save_states
+from handful.train.step_rows import StepRows
+from handful.train.waiting import WaitingStates, step_of
 
 SAVE_SHARE = 0.05
 """Share of a training's time that saving may take, the last save aside."""
@@ -60,54 +52,77 @@ class Recorder:
     """
 
     def __init__(
-        self, run: Run, folder: RunFolder | None, resumed: Checkpoint | None
+        self,
+        run: Run,
+        folder: RunFolder | None,
+        resumed: Checkpoint | None,
+        *,
+        saving: Saving,
     ) -> None:
         self.run = run
         self.resumed = resumed
         self._folder = folder
+        self._saving, self._times = saving, saving.times
         self._has_begun = resumed is None
-        self._rows = _Rows(run.steps)
-        self._best: Checkpoint | None = None
-        self._last: Checkpoint | None = None
-        self._spare: list[Checkpoint] = []
+        self._rows = StepRows(run.steps)
+        self._waiting = WaitingStates()
+        self._saver = Saver()
+        self._flight: list[Checkpoint] = []
         self._kept: set[int] = set()
         self._best_step: int | None = None
         self._num_skipped = 0
+        self._told: set[str] = set()
         now = time.perf_counter()
+        self._saved_step = 0 if resumed is None else step_of(resumed)
         self._saved_at, self._save_seconds = now, FIRST_SAVE_SECONDS
         self._copied_at, self._copy_seconds = -math.inf, 0.0
 
     @classmethod
     @contextmanager
     def open(
-        cls, run: Run, run_dir: str | Path | None, *, resume: bool
+        cls,
+        run: Run,
+        run_dir: str | Path | None,
+        *,
+        resume: bool | str | Path,
+        allow_changed: bool = False,
+        saving: Saving | None = None,
     ) -> Iterator[Recorder]:
         """Open the run's folder, and on leaving write how the run ended.
 
         Args:
             run: The run about to start or to go on, without history.
-            run_dir: Its folder; None keeps it in memory.
-            resume: Whether a run in the folder goes on.
+            run_dir: Its folder; None keeps it in memory, or goes on in the folder of
+                the run that ``resume`` names.
+            resume: Whether a run in the folder goes on, or the folder of the run or
+                the checkpoint to go on from.
+            allow_changed: Whether it may go on with another numeric identity.
+            saving: When it is saved, and what an error of saving does.
 
         Raises:
-            ArgumentError: ``resume`` without a folder.
-            RunError: The folder can't be used, or holds no valid checkpoint.
+            ArgumentError: ``resume`` is true without a folder.
+            RunError: The folder can't be used, holds no valid checkpoint, or its run
+                has another numeric identity.
         """
+        origin = find_origin(resume, run_dir)
+        if origin is not None and run_dir is None:
+            run_dir = origin.run_dir
         if run_dir is None:
-            if resume:
-                raise ArgumentError("run_dir must be given when resume is true.")
             folder, resumed = None, None
         else:
             run.path = Path(run_dir)
-            folder = RunFolder(run.path, resume=resume)
+            is_same = origin is not None and _is_same(run.path, origin.run_dir)
+            folder = RunFolder(run.path, resume=is_same)
             try:
-                resumed = _continue_run(run, folder) if resume else None
-                if resumed is None:
+                resumed = None
+                if origin is not None:
+                    resumed = continue_run(run, origin, allow_changed=allow_changed)
+                else:
                     folder.start(run)
             except BaseException:
                 folder.close()
                 raise
-        recorder = cls(run, folder, resumed)
+        recorder = cls(run, folder, resumed, saving=saving or Saving())
         try:
             yield recorder
         except BaseException as error:
@@ -124,34 +139,58 @@ class Recorder:
             return
         assert self.resumed is not None
         if self._folder is not None:
-            drop_checkpoints_after(self._folder.checkpoints, _step(self.resumed))
-            self._folder.start(self.run)
+            drop_checkpoints_after(self._folder.checkpoints, step_of(self.resumed))
+            self._write(lambda folder: folder.start(self.run))
         self._has_begun = True
+
+    def check(self, capture: Callable[[], Checkpoint]) -> None:
+        """Check that a state can be saved, if it is going to be; copies nothing.
+
+        Raises:
+            CheckpointError: It can't.
+        """
+        if self._folder is not None:
+            check_storable(capture())
 
     def record_identity(self, identity: Mapping[str, Any]) -> None:
         """Write what the run's last bits depend on, before its first update."""
         self.run.identity = dict(identity)
-        if self._folder is not None:
-            self._folder.write_status(self.run, sync=False)
+        self._write(lambda folder: folder.write_status(self.run, sync=False))
 
     def record_steps(self, steps: NDArray[np.void]) -> None:
         """Add steps: loss and rate of each, shape ``(S,)``, dtype ``STEP_DTYPE``."""
         self.run.steps = self._rows.add(steps)
-        if self._folder is not None and len(steps):
-            self._folder.append_steps(steps)
+        if len(steps):
+            self._write(lambda folder: folder.append_steps(steps))
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Add a line to the history."""
         self.run.history.append(dict(record))
-        if self._folder is not None:
-            self._folder.append_history(record)
+        self._write(lambda folder: folder.append_history(record))
 
     def record_event(self, kind: str, message: str) -> None:
         """Add an event: a warning, a resume or the like."""
-        event = _event(kind, message)
+        event = make_event(kind, message)
         self.run.events.append(event)
-        if self._folder is not None:
-            self._folder.append_event(event)
+        self._write(lambda folder: folder.append_event(event))
+
+    def is_save_due(self, step: int) -> bool:
+        """Say whether the state is to be saved now, between two records.
+
+        Takes note of a save that has ended meanwhile.
+
+        Raises:
+            CheckpointError: That one failed, and the run is to stop then.
+        """
+        if self._folder is None:
+            return False
+        if self._saver.has_ended:
+            self._take_note()
+        return self._is_due(step, time.perf_counter())
+
+    def skip(self, step: int) -> None:
+        """Leave out a save that is due, of a state that is broken."""
+        self._saved_at, self._saved_step = time.perf_counter(), step
 
     def record_skipped(self, skipped: Sequence[Any]) -> None:
         """Add an event for each sample that was left out, `MOST_SKIPPED` at most.
@@ -188,8 +227,9 @@ class Recorder:
 
         The best state is always copied, others as often as copying stays below
         `COPY_SHARE` of the time; they wait in memory. They are saved as often as keeps
-        saving below `SAVE_SHARE` of the time, and when the training ends, fails or is
-        asked to stop.
+        saving below `SAVE_SHARE` of the time, or as was asked for, and when the
+        training ends, fails or is asked to stop. But for the last save the training
+        waits for a copy only; the rest is done beside it, one save at a time.
 
         Args:
             capture: Returns the state, with the training's own tensors; its progress
@@ -201,85 +241,40 @@ class Recorder:
             is_last: Whether nothing comes after it, so that it is saved.
 
         Returns:
-            Whether it is on the disk.
+            Whether it is on the disk, or on its way there.
 
         Raises:
-            CheckpointError: It can't be saved.
+            CheckpointError: It can't be saved, or an earlier one couldn't.
         """
         if self._folder is None:
             return False
-        now = time.perf_counter()
-        is_due = (now - self._saved_at) * SAVE_SHARE >= self._save_seconds
-        is_saved = is_due or is_kept or is_last
         if is_kept:
             self._kept.add(step)
         if is_best:
             self._best_step = step
-        if is_saved:
-            self._save(capture(), now, is_best=is_best)
-        elif is_best or (now - self._copied_at) * COPY_SHARE >= self._copy_seconds:
-            self._copy(capture(), is_best=is_best)
+        if is_kept or is_last or self._saver.has_ended:
+            self.wait()
+        now = time.perf_counter()
+        if is_last:
+            return self._save_at_once(capture(), is_best=is_best)
+        if is_kept or self._is_due(step, now) or self._is_cheap(now):
+            self._waiting.copy(capture(), is_best=is_best)
+            self._start(step, now)
+            return True
+        if is_best or (now - self._copied_at) * COPY_SHARE >= self._copy_seconds:
+            self._waiting.copy(capture(), is_best=is_best)
             self._copied_at = time.perf_counter()
             self._copy_seconds = self._copied_at - now
-        return is_saved
+        return False
 
-    def _copy(self, checkpoint: Checkpoint, *, is_best: bool) -> None:
-        """Copy a state into memory that nobody refers to, interrupted or not."""
-        self._release_last()
-        if is_best:
-            self._release_best()
-        spare = self._spare.pop() if self._spare else None
-        copied = copy_checkpoint(checkpoint, spare)
-        self._last = copied
-        if is_best:
-            self._best = copied
+    def wait(self) -> None:
+        """Wait until what is being saved is on the disk.
 
-    def _release_last(self) -> None:
-        last, self._last = self._last, None
-        if last is not None and last is not self._best:
-            self._spare.append(last)
-
-    def _release_best(self) -> None:
-        best, self._best = self._best, None
-        if best is not None and best is not self._last:
-            self._spare.append(best)
-
-    def _save(
-        self, newest: Checkpoint | None, started: float, *, is_best: bool = False
-    ) -> None:
-        """Save the best state and the newest, where they wait; delete old ones."""
-        assert self._folder is not None
-        folder = self._folder.checkpoints
-        newest = self._last if newest is None else newest
-        former = None if is_best else self._best
-        waiting = {_step(c): c for c in (former, newest) if c is not None}
-        if waiting:
-            self._folder.settle()
-            for step in sorted(waiting):
-                save_checkpoint(folder, self._in_full(waiting[step]))
-            self._prune()
-        self._release_last()
-        self._release_best()
-        self._saved_at = time.perf_counter()
-        self._save_seconds = self._saved_at - started
-
-    def _in_full(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return a checkpoint with what is put together only when it is saved."""
-        progress = pack_within(checkpoint.progress)
-        progress["history"] = self.run.history[: progress.pop("records")]
-        progress["identity"] = self.run.identity
-        progress["kept"] = sorted(self._kept)
-        return replace(checkpoint, progress=progress)
-
-    def _prune(self) -> None:
-        """Delete all checkpoints but the last two, the best and those to be kept."""
-        assert self._folder is not None
-        folder = self._folder.checkpoints
-        steps = [int(path.name[5:]) for path in list_checkpoints(folder)]
-        keep = {*steps[-2:], *self._kept}
-        if self._best_step is not None:
-            keep.add(self._best_step)
-        prune_checkpoints(folder, keep)
+        Raises:
+            CheckpointError: It can't be saved, and the run is to stop then.
+        """
+        if self._saver.is_busy:
+            self._take_note()
 
     def restore_kept(self, best_step: int | None) -> None:
         """Know again which checkpoints of a resumed run are not to be deleted."""
@@ -287,88 +282,147 @@ class Recorder:
         if self.resumed is not None:
             self._kept = set(self.resumed.progress.get("kept", ()))
 
+    def _is_due(self, step: int, now: float) -> bool:
+        times = self._times
+        if times.is_free:
+            return self._is_cheap(now)
+        if times.steps is not None:
+            is_due = step // times.steps > self._saved_step // times.steps
+        else:
+            is_due = now - self._saved_at >= (times.seconds or math.inf)
+        if is_due and self._saver.is_busy:
+            self._tell_once(
+                "note",
+                f"saving takes longer than save_every={self._saving.every!r}; "
+                "checkpoints come as often as the disk allows",
+            )
+            return False
+        return is_due
+
+    def _is_cheap(self, now: float) -> bool:
+        """Say whether another save keeps saving below its share."""
+        is_cheap = (now - self._saved_at) * SAVE_SHARE >= self._save_seconds
+        return is_cheap and not self._saver.is_busy
+
+    def _start(self, step: int, started: float) -> None:
+        """Begin to save what waits, beside the training."""
+        self._flight = self._waiting.take()
+        full = [self._in_full(checkpoint) for checkpoint in self._flight]
+        kept, best_step = frozenset(self._kept), self._best_step
+        folder = self._folder
+        assert folder is not None
+        self._saver.start(lambda: save_states(folder, full, kept, best_step))
+        self._saved_at, self._saved_step = time.perf_counter(), step
+        self._save_seconds = self._saved_at - started
+
+    def _take_note(self) -> None:
+        """Wait for the save under way; what could not be saved waits again."""
+        seconds, error = self._saver.finish()
+        flight, self._flight = self._flight, []
+        self._save_seconds += seconds
+        if error is None:
+            self._waiting.give_back(flight)
+            return
+        self._waiting.put_back(flight, self._best_step)
+        self._refuse(error)
+
+    def _save_at_once(self, newest: Checkpoint | None, *, is_best: bool) -> bool:
+        """Save the best state and the newest, where they wait, and wait for the disk.
+
+        Args:
+            newest: The newest, None for the one that waits.
+            is_best: Whether it is the best.
+        """
+        waiting = self._waiting
+        newest = waiting.last if newest is None else newest
+        former = None if is_best else waiting.best
+        found = {step_of(c): c for c in (former, newest) if c is not None}
+        full = [self._in_full(found[step]) for step in sorted(found)]
+        try:
+            assert self._folder is not None
+            save_states(self._folder, full, self._kept, self._best_step)
+        except CheckpointError as error:
+            self._refuse(error)
+            return False
+        waiting.forget()
+        self._saved_at = time.perf_counter()
+        if newest is not None:
+            self._saved_step = step_of(newest)
+        return True
+
+    def _in_full(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a checkpoint with what is put together only when it is saved."""
+        progress = dict(checkpoint.progress)
+        progress["history"] = self.run.history[: progress.pop("records")]
+        progress["identity"] = self.run.identity
+        progress["kept"] = sorted(self._kept)
+        return replace(checkpoint, progress=progress)
+
+    def _write(self, write: Callable[[RunFolder], None]) -> None:
+        """Write into the folder, where there is one."""
+        if self._folder is None:
+            return
+        try:
+            write(self._folder)
+        except OSError as error:
+            self._refuse(
+                RunError(f"{self._folder.path} cannot be written: {error.strerror}.")
+            )
+
+    def _refuse(self, error: BaseException) -> None:
+        """Stop the run for something that could not be saved, or say so and go on."""
+        if self._saving.stops or not isinstance(error, RunError):
+            raise error
+        self._tell_once("not saved", str(error))
+
+    def _tell_once(self, kind: str, message: str) -> None:
+        """Record an event of a kind that might come over and over, the first time."""
+        if kind not in self._told:
+            self._told.add(kind)
+            self.record_event(kind, message)
+
     def _end(self, status: str, error: BaseException | None) -> None:
         self.run.status = status
         if self._folder is None or not self._has_begun:
             if self._folder is not None:
                 self._folder.close()
             return
+        unsaved: RunError | None = None
         try:
             if error is not None and status == "failed":
-                self.record_event("failed", f"{type(error).__name__}: {error}")
-            self._save_rest(error)
-        finally:
-            self._folder.close_as(self.run)
-
-    def _save_rest(self, error: BaseException | None) -> None:
-        """Save what waits; an error that ends the run comes before one of saving."""
-        try:
-            self._save(None, time.perf_counter())
-        except CheckpointError as unsaved:
-            if error is None:
+                with suppress(RunError):
+                    self.record_event("failed", f"{type(error).__name__}: {error}")
+            unsaved = self._save_rest()
+            if unsaved is not None and error is None:
                 self.run.status = "failed"
-            self.record_event("not saved", str(unsaved))
-            if error is None:
-                raise
+        finally:
+            try:
+                self._folder.close_as(self.run)
+            except OSError as unwritten:
+                reason = f"cannot be written: {unwritten.strerror}."
+                unsaved = unsaved or RunError(f"{self._folder.path} {reason}")
+        # An error that ends the run comes before one of saving.
+        if unsaved is not None and error is None and self._saving.stops:
+            raise unsaved
 
-
-class _Rows:
-    """Rows of steps in memory that grows by doubling."""
-
-    def __init__(self, rows: NDArray[np.void]) -> None:
-        self._buffer = rows
-        self._count = len(rows)
-
-    def add(self, rows: NDArray[np.void]) -> NDArray[np.void]:
-        """Add rows; return all."""
-        count = self._count + len(rows)
-        if count > len(self._buffer):
-            larger = np.empty(max(count, 2 * self._count), STEP_DTYPE)
-            larger[: self._count] = self._buffer[: self._count]
-            self._buffer = larger
-        self._buffer[self._count : count] = rows
-        self._count = count
-        return self._buffer[:count]
-
-
-def _step(checkpoint: Checkpoint) -> int:
-    return int(checkpoint.progress["step"])
+    def _save_rest(self) -> RunError | None:
+        """Save what waits; return an error that the run has not heard of yet."""
+        with suppress(RunError):  # it waits again, and is tried once more
+            self.wait()
+        try:
+            self._save_at_once(None, is_best=False)
+        except RunError as unsaved:
+            with suppress(RunError):
+                self.record_event("not saved", str(unsaved))
+            return unsaved
+        return None
 
 
 def _is_request(error: BaseException) -> bool:
     return isinstance(error, (KeyboardInterrupt, SystemExit))
 
 
-def _continue_run(run: Run, folder: RunFolder) -> Checkpoint:
-    """Fill a run with what its folder holds up to the newest valid checkpoint."""
-    before = read_meta(folder.path / "run.json").get("identity") or {}
-    path, checkpoint, reasons = newest_checkpoint(folder.checkpoints)
-    run.history = list(checkpoint.progress["history"])
-    run.steps = _first_steps(folder.path / "steps.npy", _step(checkpoint))
-    run.events = read_lines(folder.path / "events.jsonl")
-    run.events += [_event("damaged checkpoint", reason) for reason in reasons]
-    run.events.append(_event("resumed", f"from {path.name}"))
-    changes = describe_changes(read_config(folder.path / "config.yaml"), run.config)
-    if changes:
-        run.events.append(_event("settings changed", changes))
-    for name, value in run.identity.items():
-        saved = before.get(name)
-        if saved != value:
-            message = f"{name} was {saved}, is {value}; not bitwise the same run"
-            run.events.append(_event("identity changed", message))
-    return checkpoint
-
-
-def _first_steps(path: Path, count: int) -> NDArray[np.void]:
-    """Read a run's first steps; those that a loss of power took are NaN."""
-    steps = np.full(count, np.nan, STEP_DTYPE)
-    try:
-        found = read_steps(path)[:count]
-    except RunError:
-        return steps
-    steps[: len(found)] = found
-    return steps
-
-
-def _event(kind: str, message: str) -> dict[str, Any]:
-    return {"time": time.time(), "kind": kind, "message": message}
+def _is_same(one: Path, other: Path) -> bool:
+    return one.absolute() == other.absolute() or (
+        one.exists() and other.exists() and one.samefile(other)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from handful.errors import CheckpointError
+from handful.errors import CheckpointError, HandfulError
 from handful.train.checkpoint import Checkpoint
 from handful.train.generators import capture_generators, restore_generators
 
@@ -61,13 +61,19 @@ def restore(loop: Loop, checkpoint: Checkpoint) -> None:
     try:
         _restore_weights(loop, checkpoint)
         _restore_places(loop, checkpoint)
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        _restore_history(loop, checkpoint.progress.get("ending"))
+    except HandfulError:
+        raise
+    except _MISFITS as error:
         reason = str(error).replace("\n", " ")
         raise CheckpointError(
             f"the checkpoint of {loop.state.run.path} does not fit: {reason}"
         ) from None
-    _restore_history(loop, checkpoint.progress.get("ending"))
     loop.recorder.restore_kept(loop.monitor.best_step)
+
+
+_MISFITS = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
+"""What restoring a state of something else may raise."""
 
 
 def _check_optimizer(loop: Loop, checkpoint: Checkpoint) -> None:

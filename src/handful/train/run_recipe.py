@@ -37,7 +37,8 @@ def run_recipe(
     seed: int = 0,
     device: str = "auto",
     run_dir: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str | Path = False,
+    allow_changed: bool = False,
     loss_average: str = "samples",
     callbacks: Sequence[Callback] = (),
     progress: str = "off",
@@ -51,7 +52,9 @@ def run_recipe(
         seed: Seed of the split, the initial weights, the order and random layers.
         device: ``"auto"`` or a device of torch.
         run_dir: The run's folder; None keeps the run in memory.
-        resume: Go on from the newest checkpoint in ``run_dir``.
+        resume: Go on from the newest checkpoint in ``run_dir``; or a run's or a
+            checkpoint's folder to go on from.
+        allow_changed: Whether it may go on with another numeric identity.
         loss_average: ``"samples"`` or ``"batches"``; see `Trainer`.
         callbacks: Called at the named moments of `Callback`.
         progress: ``"auto"``, ``"bar"``, ``"lines"`` or ``"off"``.
@@ -93,6 +96,7 @@ def run_recipe(
         **split_options(recipe.options)[1],
         run_dir=run_dir,
         resume=resume,
+        allow_changed=allow_changed,
         settings={**_describe(recipe), **(settings or {})},
     )
 

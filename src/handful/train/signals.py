@@ -1,4 +1,7 @@
-"""Signals: the first Ctrl-C or SIGTERM ends a training in order, the second at once."""
+"""Signals: the first that asks for an end gets it in order, the second at once.
+
+They are Ctrl-C (SIGINT), SIGTERM, and SIGHUP, which a terminal sends as it goes away.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+REQUESTS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+)
+"""The signals that ask a training to end, as far as the system has them."""
 
 
 class StopRequest:
@@ -36,14 +46,15 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Let SIGINT and SIGTERM be requests for a while, where nobody else takes them.
+    """Let `REQUESTS` be requests for a while, where nobody else takes them.
 
-    Only the main thread can do so; handlers of the user's stay.
+    Only the main thread can do so; handlers of the user's stay, and what is ignored
+    (SIGHUP under nohup) stays so.
     """
     request = StopRequest()
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in REQUESTS:
             handler = signal.getsignal(signum)
             if handler in (signal.default_int_handler, signal.SIG_DFL) or getattr(
                 handler, "gives_way", False

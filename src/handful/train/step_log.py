@@ -1,8 +1,14 @@
-"""What the steps of an epoch gave, kept on the device until a record is made."""
+"""What the steps of an epoch gave, kept on the device until a record is made.
+
+The sums of an epoch are exact and rounded once, so that how often they are brought up
+to date, for a checkpoint perhaps, changes no bit of the means.
+"""
 
 from __future__ import annotations
 
+import math
 from array import array
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -34,7 +40,7 @@ class StepLog:
         self._weights = _Numbers()
         self._norms = _Numbers()
         self._lrs = array("d")
-        self._extras: dict[str, Tensor] = {}
+        self._extras: dict[str, _Numbers] = {}
         self._sums = _EpochSums()
 
     def add(self, result: StepResult, lr: float) -> None:
@@ -48,9 +54,7 @@ class StepLog:
         if result.grad_norm is not None and result.was_taken:
             self._norms.add(result.grad_norm)
         for name, value in result.sums.items():
-            total = self._extras.get(name)
-            value = value.double() if value.device.type != "mps" else value
-            self._extras[name] = value if total is None else total + value
+            self._extras.setdefault(name, _Numbers()).add(value)
 
     def flush(self) -> NDArray[np.void]:
         """Read back the steps since the last flush.
@@ -66,30 +70,29 @@ class StepLog:
         sums, counted = self._sums, weights > 0
         losses, weights = losses[counted], weights[counted]
         sums.steps += len(losses)
-        sums.weight += float(weights.sum())
-        sums.loss += float((losses * weights).sum())
-        sums.plain += float(losses.sum())
+        sums.weight = add_exactly(sums.weight, weights)
+        sums.loss = add_exactly(sums.loss, losses * weights)
+        sums.plain = add_exactly(sums.plain, losses)
         if len(norms):
-            sums.norm += float(norms.sum())
+            sums.norm = add_exactly(sums.norm, norms)
             sums.norms += len(norms)
-        for name, value in self._extras.items():
-            sums.extras[name] = sums.extras.get(name, 0.0) + float(value)
-        self._extras = {}
+        for name, numbers in self._extras.items():
+            sums.extras[name] = add_exactly(sums.extras.get(name, []), numbers.take())
         return steps
 
     def means(self) -> dict[str, float]:
         """Return the epoch's means of what was flushed: ``train_loss`` and others."""
         sums = self._sums
-        nan = float("nan")
+        nan, weight = float("nan"), sum(sums.weight)
         if self._average == "batches":
-            loss = sums.plain / sums.steps if sums.steps else nan
+            loss = sum(sums.plain) / sums.steps if sums.steps else nan
         else:
-            loss = sums.loss / sums.weight if sums.weight else nan
+            loss = sum(sums.loss) / weight if weight else nan
         values = {"train_loss": loss}
         for name, total in sums.extras.items():
-            values[f"train_{name}"] = total / sums.weight if sums.weight else nan
+            values[f"train_{name}"] = sum(total) / weight if weight else nan
         if sums.norms:
-            values["grad_norm"] = sums.norm / sums.norms
+            values["grad_norm"] = sum(sums.norm) / sums.norms
         return values
 
     def start_epoch(self) -> None:
@@ -102,22 +105,52 @@ class StepLog:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the sums that `state_dict` returned."""
-        self._sums = _EpochSums()
+        self._sums = sums = _EpochSums()
         for name, value in state.items():
-            setattr(self._sums, name, value)
+            is_sum = isinstance(getattr(sums, name, None), list)
+            setattr(sums, name, _as_parts(value) if is_sum else value)
+        sums.extras = {name: _as_parts(v) for name, v in sums.extras.items()}
 
 
 class _EpochSums:
-    """Sums over an epoch's steps, in double precision."""
+    """Sums over an epoch's steps, each in the parts that `add_exactly` makes."""
 
     def __init__(self) -> None:
-        self.loss = 0.0
-        self.weight = 0.0
-        self.plain = 0.0
+        self.loss: list[float] = []
+        self.weight: list[float] = []
+        self.plain: list[float] = []
         self.steps = 0
-        self.norm = 0.0
+        self.norm: list[float] = []
         self.norms = 0
-        self.extras: dict[str, float] = {}
+        self.extras: dict[str, list[float]] = {}
+
+
+def add_exactly(parts: list[float], values: Iterable[float]) -> list[float]:
+    """Return a sum with more numbers in it, exactly.
+
+    Args:
+        parts: The sum so far, as this function returned it; empty for 0.
+        values: What is added.
+
+    Returns:
+        Numbers whose exact sum it is, the largest first: the sum rounded to double
+        precision, then what the rounding left, and so on. Where a value isn't finite,
+        or the sum too large, one number that isn't finite.
+    """
+    rest = [*parts, *map(float, values)]
+    found: list[float] = []
+    try:
+        while (part := math.fsum(rest)) and math.isfinite(part):
+            found.append(part)
+            rest.append(-part)
+    except (OverflowError, ValueError):  # infinities of both signs, or an overflow
+        return [sum(rest)]
+    return found if math.isfinite(part) else [part]
+
+
+def _as_parts(value: Any) -> list[float]:
+    """Return the parts of a sum; checkpoints of before have one number for it."""
+    return list(value) if isinstance(value, list) else [float(value)]
 
 
 class _Numbers:

@@ -30,6 +30,7 @@ from handful.train.choices import (
     check_lr,
     check_seed,
 )
+from handful.train.continuing import find_origin
 from handful.train.engine import StepSettings
 from handful.train.evaluation import evaluate_model, predict_model
 from handful.train.export import export_model
@@ -52,6 +53,7 @@ from handful.train.predictions import write_predictions
 from handful.train.progress import make_progress
 from handful.train.record import Recorder
 from handful.train.resuming import restore
+from handful.train.save_times import Saving
 from handful.train.schedules import Schedule, make_schedule
 from handful.train.signals import stop_requests
 from handful.train.step import StepFunction
@@ -262,15 +264,19 @@ class Trainer:
         max_steps: int | None = None,
         valid_every: int | None = None,
         checkpoint_every: int | None = None,
+        save_every: str = "auto",
+        on_save_error: str = "stop",
         run_dir: str | Path | None = None,
-        resume: bool = False,
+        resume: bool | str | Path = False,
+        allow_changed: bool = False,
         settings: Mapping[str, Any] | None = None,
     ) -> Run:
         """Train, and validate after every epoch or every few steps.
 
         The first Ctrl-C, or SIGTERM, ends the run after the current step: the state is
         saved, and on Ctrl-C the run returned with the status ``stopped``; SIGTERM ends
-        the program (exit 143). A second one ends at once.
+        the program (exit 143), and so does SIGHUP, when its terminal goes away (exit
+        129). A second one ends at once.
 
         Args:
             train: Gives batches of inputs and a target: handful's DataLoader, any of
@@ -283,11 +289,24 @@ class Trainer:
                 Then a validation is a line of the history too, with ``partial``.
             checkpoint_every: Epochs between checkpoints that are all kept. The last
                 two and the best are kept in any case.
+            save_every: When the state is saved between records: ``"auto"``, as often
+                as saving takes at most about 5 % of the time, from the first second
+                on; a number of steps or a time, such as ``"500steps"``, ``"30s"``,
+                ``"10minutes"`` or ``"1h"``; ``"records"``, never.
+            on_save_error: ``"stop"`` ends the run with an error when the disk refuses;
+                ``"continue"`` says so in the run's events and goes on. Checkpoints of
+                before stay in either case.
             run_dir: The run's folder, where history, steps and checkpoints are kept;
-                None keeps the run in memory.
+                None keeps the run in memory, or goes on in the folder of ``resume``.
             resume: Go on from the newest checkpoint in ``run_dir``, in mid-epoch
                 where it was taken there. What was recorded only because the run ended
-                is dropped; a run that stopped early stays stopped.
+                is dropped; a run that stopped early stays stopped. The folder of a
+                run, or of one of its checkpoints, goes on from there: in that run's
+                folder, where later checkpoints are then deleted, or in a new one that
+                ``run_dir`` names.
+            allow_changed: Whether a run may go on with another numeric identity, such
+                as another device, version of torch or data set. It then doesn't end in
+                the bits of the run that was never stopped.
             settings: Plain values to keep in the run's configuration beside the
                 Trainer's own.
 
@@ -298,7 +317,8 @@ class Trainer:
             ArgumentError: A number is out of range, ``monitor`` is not measured, or
                 ``resume`` has no folder.
             RunError: The folder holds a run and ``resume`` is false, or none and it is
-                true.
+                true; or the run to go on with has another numeric identity.
+            CheckpointError: The state can't be saved.
             TrainingError: The data or the loss can't be trained on.
             NonfiniteError: A loss, a gradient or a weight became NaN or infinite.
         """
@@ -314,11 +334,16 @@ class Trainer:
             max_steps=check_option("max_steps", max_steps),
             valid_every=check_option("valid_every", valid_every),
             checkpoint_every=check_option("checkpoint_every", checkpoint_every),
+            saving=Saving(
+                check_option("save_every", save_every),
+                check_option("on_save_error", on_save_error),
+            ),
             extra=settings or {},
         )
+        origin = find_origin(resume, run_dir)
         with ExitStack() as stack:
             stack.enter_context(restored_threads())
-            known = _known_identity(run_dir if resume else None)
+            known = {} if origin is None else _known_identity(origin.run_dir)
             is_open = self._set_threads(known)
             memory_format = known.get("memory_format", self.memory_format)
             if self.seed is not None:
@@ -329,7 +354,13 @@ class Trainer:
             stack.callback(align_state, parts.optimizer)  # once the weights lie again
             stack.enter_context(strides_restored(self.model))
             recorder = stack.enter_context(
-                Recorder.open(parts.run, run_dir, resume=resume)
+                Recorder.open(
+                    parts.run,
+                    run_dir,
+                    resume=resume,
+                    allow_changed=allow_changed,
+                    saving=fit.saving,
+                )
             )
             loop = parts.make_loop(
                 recorder, request, threads=is_open, memory_format=memory_format
@@ -339,8 +370,8 @@ class Trainer:
                 self.averages = loop.averages
             loop.run()
         self._versions = _versions(self.model)
-        if request.signal == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM)
+        if request.signal not in (None, signal.SIGINT):
+            raise SystemExit(128 + request.signal)
         return parts.run
 
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
@@ -468,11 +499,9 @@ class Trainer:
         return threads == "auto" and self.device.type == "cpu"
 
 
-def _known_identity(resumed: str | Path | None) -> Mapping[str, Any]:
-    """Return the numeric identity of the run that goes on, empty for a new one."""
-    if resumed is None or not holds_run(Path(resumed)):
-        return {}
-    return Run.load(resumed).identity
+def _known_identity(run_dir: Path) -> Mapping[str, Any]:
+    """Return the numeric identity of the run that goes on, as far as it is known."""
+    return Run.load(run_dir).identity if holds_run(run_dir) else {}
 
 
 def _versions(model: nn.Module) -> list[int]:

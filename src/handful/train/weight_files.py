@@ -25,10 +25,10 @@ from handful.runs.files import write_atomic
 from handful.runs.run import Run, read_config
 from handful.train.checkpoint import (
     Checkpoint,
-    _plain_tensors,
     load_checkpoint,
     newest_checkpoint,
 )
+from handful.train.tensor_file import plain_tensors
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 """Endings of the files that are read with `torch.load`."""
@@ -64,7 +64,7 @@ def save_state(state: Mapping[str, Any], path: str | Path) -> Path:
     """
     to = Path(path)
     suffix = _check_suffix(to, WRITABLE_SUFFIXES)
-    tensors = _plain_tensors(state, "the model's state")
+    tensors = plain_tensors(state, "the model's state")
     content = save_tensors(tensors) if suffix == ".safetensors" else _pack(tensors)
     try:
         write_atomic(to, content)
