@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from handful.data.batch_indices import batch_indices
 from handful.data.columns import Columns
 from handful.data.loader import DataLoader
+from handful.data.transforms import ColumnTransform
 from handful.errors import ArgumentError, CheckpointError, TrainingError
 from handful.train.batches import move_batch, split_samples
 from handful.train.generators import (
@@ -29,6 +30,9 @@ from handful.train.plain_state import decode_state, encode_state
 
 _IN_ARRAYS = (Columns, TensorDataset)
 """Data sets of which a batch is a gather, and nothing else."""
+
+_BY_THE_CHUNK = (ColumnTransform, type(None))
+"""Transforms that run on many batches at once in any case."""
 
 _KINDS = {
     "seeded": "a DataLoader of handful's with a seed",
@@ -147,7 +151,7 @@ class Feed:
             and self._length is not None
             and self._accumulate == 1
             and self._micro_batch_size is None
-            and loader.batch_transform is None
+            and isinstance(loader.batch_transform, _BY_THE_CHUNK)
             and type(loader.dataset) in _IN_ARRAYS
         )
 
