@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from handful import Callback, DataLoader, Trainer
+from handful import Callback, DataLoader, Run, Trainer
+from handful.errors import NonfiniteError
 from handful.train.callbacks import FitState
 from handful.train.kernels import FusedUpdate, make_update
 from handful.train.native_engine import NativeEngine
@@ -181,6 +182,74 @@ def test_a_label_that_is_too_large_is_an_error_as_ever() -> None:
     labels = Y.clone()
     with pytest.raises(IndexError, match="Target 5 is out of bounds"):
         train("captured", Spoils(), data=(X, labels))
+
+
+class Spoils(Callback):
+    """Spoils a sample after an epoch."""
+
+    def __init__(self, values: Tensor, after: int) -> None:
+        self.values, self.after = values, after
+
+    def on_epoch_end(self, state: FitState, record: Any) -> None:
+        if state.epoch == self.after:
+            self.values[77] = float("nan")
+
+
+def dropping() -> nn.Module:
+    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.4), nn.Linear(8, 3)]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("make", [net, dropping])
+@pytest.mark.parametrize("unit", ["step", "epoch"])
+def test_a_step_within_a_call_is_left_out_as_ever(
+    make: Callable[[], nn.Module],
+    unit: str,
+    played: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(globals(), "net", make)
+    results = []
+    for engine in ("captured", "eager"):
+        values = X.clone()
+        options = {"on_nonfinite": "skip", "schedule": f"cosine:unit={unit}"}
+        done = train(engine, Spoils(values, 2), data=(values, Y), **options)
+        results.append((*done, torch.get_rng_state()))
+    native, eager = results
+    assert_same(native[:2], eager[:2])
+    assert torch.equal(native[2], eager[2])
+    assert native[1].history[-1]["skipped_steps"] == 2
+    said = [
+        [e["message"] for e in run.events if e["kind"] == "skipped step"]
+        for _, run, _ in results
+    ]
+    assert said[0] == said[1]
+    assert max(played) == 20
+    assert 0 in played  # the step that was left out
+
+
+def test_a_run_that_is_stopped_within_a_call_keeps_the_state_before_that_step(
+    tmp_path: Any,
+) -> None:
+    kept = []
+    for engine in ("captured", "eager"):
+        values, model = X.clone(), net()
+        torch.manual_seed(4)
+        for layer in (model[0], model[3]):  # type: ignore[index]
+            layer.reset_parameters()
+        options = {"loss": "cross_entropy", "progress": "off", "num_threads": 1}
+        trainer = Trainer(
+            model, engine=engine, callbacks=[Spoils(values, 3)], lr=0.01, **options
+        )
+        loader = DataLoader((values, Y), 8, shuffle=True, seed=0)
+        with pytest.raises(NonfiniteError, match=r"samples .*77.* must be finite") as e:
+            trainer.fit(loader, epochs=5, run_dir=tmp_path / engine)
+        kept.append((str(e.value), model, Run.load(tmp_path / engine)))
+    (said, model, run), (its_said, its_model, its_run) = kept
+    assert said == its_said
+    assert run.steps.tobytes() == its_run.steps.tobytes()
+    for name, value in its_model.state_dict().items():
+        assert bits(model.state_dict()[name]) == bits(value), name
 
 
 def test_an_interrupt_ends_a_run_between_two_calls() -> None:

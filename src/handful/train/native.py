@@ -200,8 +200,10 @@ class NativeReplay(Replay):
     def _take_entries(self, entries: list[Entry]) -> None:
         self._entries = entries
         written = {m for entry in entries for m in entry.operation.written}
-        outside = [m for m in written if self.program.memories[m].kind == "outside"]
-        self._written = [self.program.memories[m].tensor for m in outside]
+        memories = [self.program.memories[memory] for memory in sorted(written)]
+        self._written = [
+            m.tensor for m in memories if m.kind == "outside" and m.tensor is not None
+        ]
         self._player = self.make_player()
 
     @property
