@@ -31,6 +31,8 @@ from measure import (
 from training_tables import published_results, render_page
 from training_works import KINDS, PEERS
 
+from handful.train.player_library import build_library
+
 HERE = Path(__file__).resolve().parent
 JOBS = HERE / "training_works.py"
 RESULTS = HERE / "results" / "training.json"
@@ -172,6 +174,10 @@ class Benchmark:
 
     def run(self) -> dict[str, Any]:
         """Measure what was asked for; failures are noted in the results."""
+        try:  # as it is there for every run but the first long one on a machine
+            build_library()
+        except OSError as error:
+            self.results["native_player"] = str(error)
         self.missing = self._probe()
         for comparison in COMPARISONS:
             is_asked = self.args.title in comparison.title

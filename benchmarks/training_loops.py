@@ -186,7 +186,8 @@ def read_work(spec: dict[str, Any], folder: Path) -> Work:
     task = TASKS[spec["work"]]
     train, valid = task.read(spec["quick"])
     if spec.get("is_steady"):
-        times = -(-STEADY_BATCHES * spec["batch_size"] // len(train[1]))
+        batches = STEADY_BATCHES // (25 if spec["quick"] else 1)
+        times = -(-batches * spec["batch_size"] // len(train[1]))
         train = tuple(np.concatenate([array] * times) for array in train)
     sizes = spec["batch_size"], spec["epochs"], spec["seed"]
     return Work(task, train, valid, *sizes, folder)
