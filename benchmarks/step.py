@@ -27,8 +27,13 @@ from handful.train.captured import CapturedEngine
 from handful.train.engine import EagerEngine, StepSettings
 from handful.train.kernels import make_update
 from handful.train.losses import make_criterion
+from handful.train.native_engine import NativeEngine
+from handful.train.player_library import build_library
 from handful.train.precision import Precision
 from handful.train.step import CriterionStep
+
+STRETCH = 20
+"""Steps a call of the native player."""
 
 BLOCK = 4
 """Calls a block: short, so that other programs leave most blocks alone."""
@@ -149,16 +154,33 @@ class Parts:
 
     def engine_step(self, kind: type[EagerEngine]) -> Callable[[], object]:
         """Return a step of one of handful's engines."""
+        engine = self.make_engine(kind)
+        batches = [(self.inputs, self.target)]
+        return lambda: engine.step(batches)
+
+    def played_steps(self) -> Callable[[], object]:
+        """Return `STRETCH` steps of the native player."""
+        engine = self.make_engine(NativeEngine)
+        batches = [(self.inputs, self.target)]
+        for _ in range(8):
+            engine.step(batches)
+        stretch, rates = [batches] * STRETCH, [[1e-9]] * STRETCH
+        if engine.play(stretch, rates) is None:
+            raise SystemExit("step: the native player can't be used here")
+        return lambda: engine.play(stretch, rates)
+
+    def make_engine(self, kind: type[EagerEngine]) -> EagerEngine:
+        """Make one of handful's engines."""
         precision = Precision("float32", torch.device("cpu"))
         criterion = make_criterion(self.loss).with_all_labels()
         more: dict[str, Any] = {}
-        if kind is CapturedEngine:
+        if issubclass(kind, CapturedEngine):
             more = {
                 "steps_to_come": lambda: None,
                 "is_watched": False,
                 "on_note": lambda _: None,
             }
-        engine = kind(
+        return kind(
             self.model,
             CriterionStep(criterion, BatchLayout(), precision),
             self.make_optimizer(fused=True),
@@ -166,8 +188,6 @@ class Parts:
             settings=StepSettings(),
             **more,
         )
-        batches = [(self.inputs, self.target)]
-        return lambda: engine.step(batches)
 
 
 def list_ways(parts: Parts) -> dict[str, Callable[[], object]]:
@@ -204,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench step", description=__doc__)
     parser.add_argument("--blocks", type=int, default=600)
     blocks = parser.parse_args().blocks
+    build_library()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     works = {
@@ -215,6 +236,9 @@ def main() -> None:
             "a batch of PyTorch's loader": parts.loader_time(TorchDataLoader),
             "a batch of handful's loader": parts.loader_time(DataLoader),
             **{name: measure(run, blocks) for name, run in list_ways(parts).items()},
+            f"a step of the native player, {STRETCH} a call": (
+                measure(parts.played_steps(), blocks) / STRETCH
+            ),
         }
         for title, parts in works.items()
     }

@@ -36,7 +36,7 @@ class Task:
     """What is trained.
 
     Attributes:
-        make_model: Makes the model.
+        make_model: Makes the model, in the modes of training.
         read: Reads the data, of a few made-up images if it is told True: arrays for
             training, and those for validation or None.
         loss: Key of `LOSSES`.
@@ -46,7 +46,7 @@ class Task:
             ``"batches"``.
     """
 
-    make_model: Callable[[], nn.Sequential]
+    make_model: Callable[[], nn.Module]
     read: Callable[[bool], tuple[Arrays, Arrays | None]]
     loss: str = "cross_entropy"
     optimizer: str = "adam"
@@ -110,6 +110,31 @@ def make_convolutions() -> nn.Sequential:
     )
 
 
+class Characters(nn.Module):
+    """A small transformer over 64 characters: four layers of width 128."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(64, 128), nn.Embedding(64, 128)
+        layer = nn.TransformerEncoderLayer(128, 4, 512, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(128, 64)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Return logits ``(N, 64, T)`` of characters ``(N, T)``."""
+        places = torch.arange(characters.shape[1])
+        values = self.layers(self.embed(characters) + self.place(places))
+        return self.head(values).transpose(1, 2)
+
+
+def read_characters(quick: bool) -> tuple[Arrays, None]:
+    """Return 1,024 texts of 64 characters, and each text one character further."""
+    rng = np.random.default_rng(0)
+    steps = rng.integers(1, 5, size=(64 if quick else 1024, 65))
+    texts = np.cumsum(steps, axis=1) % 64
+    return (texts[:, :-1].copy(), texts[:, 1:].copy()), None
+
+
 def read_wine(_quick: bool) -> tuple[Arrays, None]:
     """Return the 178 wines: float32 ``(178, 13)``, int64 ``(178,)``."""
     wine = load_wine()
@@ -144,10 +169,14 @@ def make_images(count: int) -> Arrays:
     return images, labels
 
 
+STEADY_BATCHES = 500
+"""Batches of an epoch of which steps alone are measured: the data are repeated."""
+
 TASKS = {
     "wine": Task(make_wine_model, read_wine, average="samples"),
     "mnist": Task(make_digits_model, partial(read_images, load_mnist)),
     "regression": Task(make_line, read_points, "mse", "sgd", lr=0.01),
+    "transformer": Task(Characters, read_characters),
     "cnn": Task(make_convolutions, partial(read_images, load_fashion_mnist)),
 }
 
@@ -156,6 +185,10 @@ def read_work(spec: dict[str, Any], folder: Path) -> Work:
     """Read the data of the task that a specification names."""
     task = TASKS[spec["work"]]
     train, valid = task.read(spec["quick"])
+    if spec.get("is_steady"):
+        batches = STEADY_BATCHES // (25 if spec["quick"] else 1)
+        times = -(-batches * spec["batch_size"] // len(train[1]))
+        train = tuple(np.concatenate([array] * times) for array in train)
     sizes = spec["batch_size"], spec["epochs"], spec["seed"]
     return Work(task, train, valid, *sizes, folder)
 
@@ -181,7 +214,7 @@ def make_loaders(work: Work) -> tuple[Any, Any]:
     return loader, DataLoader(TensorDataset(*to_tensors(work.valid)), work.batch_size)
 
 
-def make_parts(work: Work) -> tuple[nn.Sequential, nn.Module, torch.optim.Optimizer]:
+def make_parts(work: Work) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
     """Make model, loss and optimiser, all with PyTorch's defaults."""
     model = work.task.make_model()
     make = OPTIMIZERS[work.task.optimizer]

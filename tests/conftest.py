@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("HANDFUL_DATA", CHECKOUT / ".data"))
 REQUIRE_DATA = os.environ.get("HANDFUL_REQUIRE_DATA") == "1"
+CACHE = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
 FASHION_PACKAGE = Path("/usr/share/datasets/fashion-mnist")
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -71,6 +74,32 @@ def _own_environment(
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.setenv("MPLCONFIGDIR", str(_matplotlib_dir))
     monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("HANDFUL_PLAYER", "off")
+
+
+@pytest.fixture(scope="session")
+def _built_player() -> Path:
+    """Build the native player, once for this machine and this PyTorch."""
+    library: Any = importlib.import_module("handful.train.player_library")
+    if library.is_off() or library.find_compiler() is None:
+        pytest.skip("the native player needs Linux and a C++ compiler on the path")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", CACHE)
+        return Path(library.build_library())
+
+
+@pytest.fixture
+def native_player(
+    _own_environment: None, _built_player: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Let recorded steps be played natively; return the library."""
+    library: Any = importlib.import_module("handful.train.player_library")
+    monkeypatch.delenv("HANDFUL_PLAYER")
+    path = Path(library.library_path())
+    path.parent.mkdir(parents=True)
+    shutil.copy(_built_player, path)
+    library.look_again()
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -145,6 +146,41 @@ def test_every_room_looks_only_where_the_table_lets_it() -> None:
         if _room(found.target) not in MAY_IMPORT[_room(found.importer)]
     ]
     assert not wrong, "\n".join(["imports against the table:", *wrong])
+
+
+PRIVATE_PARTS = {
+    "data/pinning.py": "the thread that pins batches",
+    "data/torch_path.py": "the iterators of PyTorch's loader",
+    "data/worker_state.py": "workers, and what carries an error out of them",
+    "train/backward.py": "autograd's engine",
+    "train/kernels.py": "the optimisers' fused kernels",
+    "train/nonfinite.py": "the gradient scaler's look at all gradients",
+    "train/recording.py": "how operations are seen",
+}
+"""Files that name private parts of PyTorch's modules, and which."""
+
+PRIVATE_NAME = re.compile(r"\btorch(\.\w+)*\._(?!foreach_|_version__)[a-z]\w*", re.I)
+
+
+def test_private_parts_of_torch_stand_where_the_table_says() -> None:
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute | ast.ImportFrom | ast.Constant)
+        and PRIVATE_NAME.search(_written(node))
+    }
+    assert found == set(PRIVATE_PARTS)
+
+
+def _written(node: ast.AST) -> str:
+    """Return what a node names, of those that may name a private part."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module or ""
+    if isinstance(node, ast.Constant):
+        is_name = isinstance(node.value, str) and re.fullmatch(r"[\w.]+", node.value)
+        return str(node.value) if is_name else ""
+    return ast.unparse(node)
 
 
 def test_nobody_but_main_imports_the_command_line() -> None:

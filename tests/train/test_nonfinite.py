@@ -103,10 +103,18 @@ def step_of(sample: int) -> tuple[int, list[int]]:
     raise AssertionError
 
 
+@pytest.fixture(params=["eager", "captured", "native"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Return a setting of `engine`: that of each, played natively as well."""
+    if request.param != "native":
+        return str(request.param)
+    request.getfixturevalue("native_player")
+    return "captured"
+
+
 OPTIMIZERS = ["adam", "sgd:momentum=0.9", "rmsprop", "rprop", "adagrad", "asgd"]
 
 
-@pytest.mark.parametrize("engine", ["eager", "captured"])
 @pytest.mark.parametrize("make", [plain, normed])
 def test_stopping_leaves_the_state_from_before_the_bad_step(
     make: Callable[[], nn.Module], engine: str
@@ -162,7 +170,6 @@ def test_skipping_gives_the_weights_of_a_run_without_the_bad_batches(
     assert torch.equal(first.predict([(X, Y)]), second.predict([(X, Y)]))
 
 
-@pytest.mark.parametrize("engine", ["eager", "captured"])
 def test_a_gradient_alone_that_is_not_finite_is_found(engine: str) -> None:
     model, keep = steep(), Keep()
     trainer = make_trainer(model, keep, engine=engine)

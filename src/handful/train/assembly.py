@@ -15,7 +15,6 @@ from handful.errors import ArgumentError, TrainingError
 from handful.runs.run import Run
 from handful.train.averaging import AveragedWeights
 from handful.train.callbacks import FitState, is_foreign, overrides
-from handful.train.captured import CapturedEngine
 from handful.train.checks import check_monitor
 from handful.train.choices import metric_improves_upward
 from handful.train.data_identity import identify_data
@@ -27,6 +26,7 @@ from handful.train.first_step import FirstStep
 from handful.train.loop import Loop
 from handful.train.measuring import Fastest
 from handful.train.monitor import Monitor
+from handful.train.native_engine import NativeEngine
 from handful.train.nonfinite import StepGuard
 from handful.train.nonfinite_steps import NonfiniteSteps
 from handful.train.optimizers import describe_optimizer, make_optimizer
@@ -168,6 +168,7 @@ class Assembly:
         engine = self._make_engine(
             step,
             recorder,
+            averages,
             on_first=accept,
             observe=observe if trainer.train_metrics else None,
             guard=None if nonfinite is None else nonfinite.guard,
@@ -207,7 +208,11 @@ class Assembly:
         )
 
     def _make_engine(
-        self, step: Step, recorder: Recorder, **functions: Any
+        self,
+        step: Step,
+        recorder: Recorder,
+        averages: AveragedWeights | None,
+        **functions: Any,
     ) -> EagerEngine:
         """Return what does the steps; by replaying them where that may be possible."""
         trainer = self._trainer
@@ -223,7 +228,7 @@ class Assembly:
         )
         if not can_replay or not isinstance(step, CriterionStep):
             return EagerEngine(trainer.model, step, self.optimizer, **options)
-        return CapturedEngine(
+        return NativeEngine(
             trainer.model,
             step,
             self.optimizer,
@@ -231,6 +236,7 @@ class Assembly:
             is_watched=any(map(is_foreign, self._list_objects())),
             on_note=lambda note: recorder.record_event("engine", note),
             must_be_faster=trainer.engine == "auto",
+            averages=averages,
             **options,
         )
 

@@ -102,6 +102,19 @@ class AveragedWeights:
         _copy(self._buffers, self._model_buffers())
         self.num_updates += 1
 
+    def note_updates(self, count: int) -> None:
+        """Take note of updates that were done on the averages' own tensors.
+
+        Args:
+            count: How many.
+        """
+        self.num_updates += count
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The averages, and the buffers' copies: what `update` writes into."""
+        return [*self._averages, *self._buffers]
+
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Let the model hold the averages for a while.

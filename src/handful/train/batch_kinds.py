@@ -28,6 +28,7 @@ class Kind:
         reason: Why its steps are done as ever.
         seconds: Least time of forward, loss and backward as ever.
         samples: Samples of a batch.
+        saved_seconds: What a replay takes less.
     """
 
     seen: int = 0
@@ -38,6 +39,7 @@ class Kind:
     reason: str | None = None
     seconds: float = float("inf")
     samples: int = 0
+    saved_seconds: float = 0.0
 
 
 def flatten_batch(batch: Any) -> tuple[list[Tensor], Hashable]:

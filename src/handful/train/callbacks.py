@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from handful.runs.run import Run
@@ -86,6 +86,10 @@ class Callback:
         >>> best.loss
         0.25
     """
+
+    sees_each_step: ClassVar[bool] = True
+    """Whether `on_step` has to be called after each step, or is content to be called
+    after several at most a tenth of a second apart."""
 
     def on_run_start(self, state: FitState) -> None:
         """Act before the first step; of a resumed run, before the first new one."""

@@ -51,7 +51,7 @@ WORTHWHILE_STEPS = 64
 _GRADS = 4
 """Results before the gradients: loss, weight, output, target."""
 
-_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, NotImplementedError)
+FAILURES = (RuntimeError, ValueError, TypeError, LookupError, NotImplementedError)
 """Errors of a replay, which the step itself may have or not."""
 
 
@@ -217,7 +217,7 @@ class CapturedEngine(EagerEngine):
             before.put_back()
             try:
                 program = self._write_down(kind, batches[0], inputs, result)
-            except _FAILURES as error:
+            except FAILURES as error:
                 program = f"it can't be recorded ({error})"
             finally:
                 after.put_back()
@@ -273,7 +273,7 @@ class CapturedEngine(EagerEngine):
             loss = self._criterion_step.criterion.mean
             try:
                 self._known = Snapshot([self._model, loss], params)
-            except (AttributeError, *_FAILURES) as error:
+            except (AttributeError, *FAILURES) as error:
                 return f"what it depends on can't be looked at ({error})"
             reason = self._known.reason
         return reason
@@ -346,12 +346,12 @@ class CapturedEngine(EagerEngine):
         inputs: Sequence[Tensor],
     ) -> StepResult:
         """Do a step as ever, and see whether the replay does the same, and faster."""
-        kind.program = None
+        kind.program, player = None, ""
         state = State(find_written(program, list(self._model.buffers())) or [])
         try:
-            replay = Replay(program)
+            replay, player = self._make_replay(program)
             trial = try_replay(replay, inputs, state)
-        except _FAILURES as error:
+        except FAILURES as error:
             self._give_up(kind, f"a replay failed ({error})")
             return self._do_eagerly(kind, batches)
         result = self._do_eagerly(kind, batches)
@@ -366,11 +366,21 @@ class CapturedEngine(EagerEngine):
         else:
             kind.grads = self._plan_gradients(program, replay)
             kind.replay, kind.samples = replay, count_samples(batches[0])
+            kind.saved_seconds = kind.seconds - trial.seconds
             self._on_note(
-                f"Steps of {kind.samples} samples are replayed: forward and backward "
-                f"in {trial.seconds * 1e6:.0f} µs instead of {kind.seconds * 1e6:.0f}."
+                f"Steps of {kind.samples} samples are replayed{player}: forward and "
+                f"backward in {trial.seconds * 1e6:.0f} µs instead of "
+                f"{kind.seconds * 1e6:.0f}."
             )
+            self._take_replay(kind)
         return result
+
+    def _take_replay(self, kind: Kind) -> None:
+        """Act on a replay that was proved."""
+
+    def _make_replay(self, program: Program) -> tuple[Replay, str]:
+        """Return a program's replay, and by whom it is done, if not from Python."""
+        return Replay(program), ""
 
     def _give_up(self, kind: Kind, reason: str) -> None:
         kind.program = None

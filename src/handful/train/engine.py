@@ -60,6 +60,28 @@ class StepResult:
     is_finite: bool = True
 
 
+@dataclass(slots=True)
+class Played:
+    """What several steps did; nothing in it has been read from the device.
+
+    Attributes:
+        losses: Mean loss of each before its update, shape ``(S,)``.
+        weights: What each mean was divided by, shape ``(S,)``, or all of them.
+        samples: Samples of each step.
+        grad_norms: Norm of each step's gradients before clipping, shape ``(S,)``.
+    """
+
+    losses: Tensor
+    weights: Weight
+    samples: int
+    grad_norms: Tensor | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps were done."""
+        return len(self.losses)
+
+
 class Engine(Protocol):
     """Does optimisation steps on a model."""
 
@@ -75,6 +97,22 @@ class Engine(Protocol):
 
     def look_again(self) -> None:
         """Notice what may have changed since the last step: other code has run."""
+
+    def most_steps(self) -> int:
+        """Return how many steps `play` may be given now; 1 where `step` is called."""
+        ...
+
+    def play(self, stretch: Sequence[Any], rates: Sequence[Sequence[float]]) -> Any:
+        """Do several steps, or the first few of them, with nothing in between.
+
+        Args:
+            stretch: The micro-batches of each step.
+            rates: The rate of each of the optimiser's groups, for each step.
+
+        Returns:
+            What was done, as `Played`; None where the first has to be done by `step`.
+        """
+        ...
 
 
 class EagerEngine:
@@ -168,6 +206,17 @@ class EagerEngine:
     def recover(self) -> None:
         """Let go of what a step that failed has left behind."""
         self._clear_gradients()
+
+    def most_steps(self) -> int:
+        """Return 1: each step is done by itself."""
+        return 1
+
+    def play(
+        self, stretch: Sequence[Any], rates: Sequence[Sequence[float]]
+    ) -> Played | None:
+        """Do nothing; see `Engine.play`."""
+        del stretch, rates
+        return None
 
     def _fill_gradients(self, batches: Sequence[Any]) -> StepResult:
         if len(batches) != 1:

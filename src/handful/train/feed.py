@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from handful.data.batch_indices import batch_indices
+from handful.data.columns import Columns
 from handful.data.loader import DataLoader
+from handful.data.transforms import ColumnTransform
 from handful.errors import ArgumentError, CheckpointError, TrainingError
 from handful.train.batches import move_batch, split_samples
 from handful.train.generators import (
@@ -25,6 +27,12 @@ from handful.train.generators import (
     restore_own_generators,
 )
 from handful.train.plain_state import decode_state, encode_state
+
+_IN_ARRAYS = (Columns, TensorDataset)
+"""Data sets of which a batch is a gather, and nothing else."""
+
+_BY_THE_CHUNK = (ColumnTransform, type(None))
+"""Transforms that run on many batches at once in any case."""
 
 _KINDS = {
     "seeded": "a DataLoader of handful's with a seed",
@@ -47,6 +55,7 @@ class Feed:
 
     Attributes:
         delivered: Batches of the current epoch that were handed out; 0 between epochs.
+        ahead: Batches that were handed out beyond the last step, which are still to do.
         steps_per_epoch: Steps of an epoch; None where the loader has no length.
     """
 
@@ -59,6 +68,7 @@ class Feed:
         micro_batch_size: int | None = None,
     ) -> None:
         self.delivered = 0
+        self.ahead = 0
         self._in_step = 0
         self._group: list[Any] = []
         self._length = loader_length(loader)
@@ -109,6 +119,42 @@ class Feed:
                 "With drop_last, batch_size must not exceed the number of samples."
             )
         self.delivered = 0
+
+    def stretches(
+        self, epoch: int, most: Callable[[], int]
+    ) -> Iterator[list[list[Any]]]:
+        """Yield the steps of an epoch, or of the rest of one, several at a time.
+
+        More than one are handed out only where nobody can tell: where the loader has
+        them in arrays, draws nothing and calls nothing of the user's for them.
+
+        Args:
+            epoch: The epoch, from 0 on.
+            most: Says how many steps may be handed out next.
+
+        Raises:
+            TrainingError: The loader gives no batch.
+        """
+        stretch: list[list[Any]] = []
+        can_look_ahead, limit = self._can_look_ahead(), 1
+        for batches in self.steps(epoch):
+            if can_look_ahead and not stretch:
+                limit = most()
+            stretch.append(batches)
+            if len(stretch) >= limit or self.is_at_end:
+                yield stretch
+                stretch = []
+
+    def _can_look_ahead(self) -> bool:
+        loader: Any = self._loader
+        return (
+            self._kind == "seeded"
+            and self._length is not None
+            and self._accumulate == 1
+            and self._micro_batch_size is None
+            and isinstance(loader.batch_transform, _BY_THE_CHUNK)
+            and type(loader.dataset) in _IN_ARRAYS
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the epoch: plain values, and states of generators.
@@ -164,12 +210,14 @@ class Feed:
     @property
     def step_batches(self) -> tuple[int, int]:
         """Numbers of the first and last batch of the last step, from 1 on."""
-        return self.delivered - self._in_step + 1, self.delivered
+        last = self.delivered - self.ahead
+        return last - self._in_step + 1, last
 
     def step_samples(self) -> list[int] | None:
         """Return the data set's indices of the last step's samples, where known."""
         found: list[int] = []
-        for batch in range(self.delivered - self._in_step, self.delivered):
+        first, last = self.step_batches
+        for batch in range(first - 1, last):
             indices = batch_indices(self._loader, batch)
             if indices is None:
                 return None
@@ -191,8 +239,8 @@ class Feed:
         """
         if self._kind == "own":
             return
-        self.delivered -= self._in_step
-        self._in_step = 0
+        self.delivered -= self._in_step + self.ahead
+        self._in_step = self.ahead = 0
         if self._kind == "replayed" and not self.delivered:
             state = {"delivered": 0, "kind": self._kind, **self._measures()}
             self._state = {**state, "generators": self._at_start}

@@ -9,8 +9,8 @@ is taken.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -21,8 +21,11 @@ _FAILURES = (TypeError, RuntimeError, ValueError, NotImplementedError, Warning)
 
 _FAILED = object()
 
-_SAME_AS = {"relu": functools.partial(torch.clamp_min, min=0)}
-"""Calls that do the same as an operation, and can write into given tensors."""
+_SAME_AS = {
+    "relu": (functools.partial(torch.clamp_min, min=0), "clamp_min", {"min": 0}),
+}
+"""Calls that do the same as an operation, and can write into given tensors: the call,
+the name of its operation, and arguments that this is given besides."""
 
 _RESIZES = ("_loss", "binary_cross_entropy")
 """Ends of names of operations that use what they write into for results in between."""
@@ -35,10 +38,14 @@ class OutCall:
     Attributes:
         call: The function.
         names: Its arguments for the results; one name for several takes a tuple.
+        overload: The operation behind it, an overload of ``torch.ops``.
+        more: Arguments of that by name, beside those of the one that was recorded.
     """
 
     call: Callable[..., Any]
     names: tuple[str, ...]
+    overload: Any
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def name_outputs(self, outputs: Sequence[Tensor]) -> dict[str, Any]:
         """Return tensors to write into as keyword arguments."""
@@ -130,12 +137,14 @@ def _find_out_calls(function: Any) -> list[OutCall]:
     """Return the ways to call an operation's twin, the cheapest first."""
     name = _name(function)
     if name in _SAME_AS:
-        return [OutCall(_SAME_AS[name], ("out",))]
+        call, other, more = _SAME_AS[name]
+        overload = getattr(torch.ops.aten, other).out
+        return [OutCall(call, ("out",), overload, more)]
     out = _find_out(function)
     short = _find_short(function)
     if out is None:
         return []
-    return [out] if short is None else [OutCall(short, ("out",)), out]
+    return [out] if short is None else [replace(out, call=short, names=("out",)), out]
 
 
 def _find_short(function: Any) -> Callable[..., Any] | None:
@@ -158,7 +167,7 @@ def _find_out(function: Any) -> OutCall | None:
         rest = [(a.name, str(a.type)) for a in arguments if not a.is_out]
         fits = len(outs) == len(function._schema.returns) and rest == wanted
         if fits and torch.Tag.generated not in overload.tags:
-            return OutCall(call_directly(overload), outs)
+            return OutCall(call_directly(overload), outs, overload)
     return None
 
 

@@ -25,6 +25,48 @@ Update = Callable[[], Any]
 """Updates the parameters from their gradients, once."""
 
 
+class FusedUpdate:
+    """What ``optimizer.step()`` does, by calls of the fused kernels.
+
+    Args:
+        optimizer: The optimiser.
+        groups: Of each of its groups, the update, which says whether it could, and what
+            says whether the optimiser has changed since.
+    """
+
+    def __init__(self, optimizer: Optimizer, groups: list[_GroupUpdate]) -> None:
+        self._optimizer = optimizer
+        self._state, self._groups = optimizer.state, optimizer.param_groups
+        self._num_groups = len(groups)
+        self._updates = [update for update, _ in groups]
+        self._changes = [has_changed for _, has_changed in groups]
+
+    def __call__(self) -> None:
+        """Update the parameters, once."""
+        if not self._is_optimizers():
+            self._optimizer.step()
+            return
+        with torch.no_grad():
+            for index, update in enumerate(self._updates):
+                if not update():
+                    _step_rest(self._optimizer, index)
+                    return
+
+    def is_current(self) -> bool:
+        """Say whether the kernels would be called, as far as gradients don't decide."""
+        return self._is_optimizers() and not any(f() for f in self._changes)
+
+    def _is_optimizers(self) -> bool:
+        """Say whether no state was loaded, no group added: the lists are its own."""
+        optimizer = self._optimizer
+        return (
+            optimizer.state is self._state
+            and optimizer.param_groups is self._groups
+            and len(self._groups) == self._num_groups
+            and _is_plain_step(optimizer)
+        )
+
+
 def make_update(optimizer: Optimizer) -> Update:
     """Return the cheapest way to do what ``optimizer.step()`` does, bit for bit.
 
@@ -41,30 +83,12 @@ def make_update(optimizer: Optimizer) -> Update:
     if not _is_plain(optimizer) or not _kernels_agree(type(optimizer).__name__):
         return optimizer.step
     updates = []
-    state, groups = optimizer.state, optimizer.param_groups
-    num_groups = len(groups)
-    for group in groups:
+    for group in optimizer.param_groups:
         update = _make_group_update(optimizer, group)
         if update is None:
             return optimizer.step
         updates.append(update)
-
-    def update_all() -> None:
-        if (
-            optimizer.state is not state
-            or optimizer.param_groups is not groups
-            or len(groups) != num_groups
-            or not _is_plain_step(optimizer)
-        ):  # A state was loaded or a group added: the lists are no longer its own.
-            optimizer.step()
-            return
-        with torch.no_grad():
-            for index, update in enumerate(updates):
-                if not update():
-                    _step_rest(optimizer, index)
-                    return
-
-    return update_all
+    return FusedUpdate(optimizer, updates)
 
 
 def _step_rest(optimizer: Optimizer, index: int) -> None:
@@ -109,10 +133,16 @@ def _is_plain_step(optimizer: Optimizer) -> bool:
     )
 
 
+_GroupUpdate = tuple[Callable[[], bool], Callable[[], bool]]
+
+
 def _make_group_update(
     optimizer: Optimizer, group: dict[str, Any]
-) -> Callable[[], bool] | None:
-    """Return the update of one group, which says whether it could; None if it can't."""
+) -> _GroupUpdate | None:
+    """Return the update of one group, which says whether it could; None if it can't.
+
+    Beside it what says whether the optimiser has changed, so that it can't.
+    """
     params: list[Tensor] = [p for p in group["params"] if p.requires_grad]
     kinds = {(p.device, p.dtype) for p in params}
     if len(kinds) != 1 or len(params) != len(group["params"]):
@@ -126,12 +156,8 @@ def _make_group_update(
     held = [(s, n, v) for s in states for n, v in s.items() if isinstance(v, Tensor)]
     owners, names, values = zip(*held, strict=True) if held else ((), (), ())
 
-    def update() -> bool:
-        grads = [p.grad for p in params]
-        for grad in grads:
-            if grad is None or grad.is_sparse:
-                return False
-        changed = (
+    def has_changed() -> bool:
+        return (
             len(group["params"]) != num_params
             or bool(group.get("momentum")) != has_momentum
             or (optimizer.state.get(params[0]) or states[0]) is not states[0]
@@ -139,6 +165,13 @@ def _make_group_update(
             or (bool(states[0]) and params[0] not in optimizer.state)
             or not all(map(operator.is_, map(dict.get, owners, names), values))
         )
+
+    def update() -> bool:
+        grads = [p.grad for p in params]
+        for grad in grads:
+            if grad is None or grad.is_sparse:
+                return False
+        changed = has_changed()
         # The kernels go through both in the order in which they lie in memory.
         for param in strided:
             if param.grad is not None and param.grad.stride() != param.stride():
@@ -149,7 +182,7 @@ def _make_group_update(
         run(grads)
         return True
 
-    return update
+    return update, has_changed
 
 
 Run = Callable[[Any], None]
@@ -297,6 +330,6 @@ def _probe(kind: type[Optimizer], values: list[Tensor], *, direct: bool) -> None
             group = _make_group_update(optimizer, optimizer.param_groups[0])
             if group is None:
                 raise RuntimeError("the optimiser's state is not where it was")
-            update = torch.no_grad()(group)
+            update = torch.no_grad()(group[0])
     for param in params:
         param.requires_grad_(False)

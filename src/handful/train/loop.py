@@ -117,6 +117,8 @@ class Loop:
     _is_checked: bool = field(default=False, init=False)
     """Whether the optimiser's state, which the first step makes, is known to be one
     that can be saved."""
+    _is_unseen: bool = field(default=False, init=False)
+    """Whether nobody asks to be called between two steps."""
 
     def run(self) -> None:
         """Train until all is done, or someone asks to stop."""
@@ -149,13 +151,14 @@ class Loop:
             losses = self.monitor.losses(before_epoch=state.epoch)
             self.rates.set(state.epoch - 1, losses)
         on_step = [c for c in self.callbacks if overrides(c, "on_step")]
+        self._is_unseen = all(not c.sees_each_step for c in on_step)
         self._set_training()
         self.engine.look_again()
-        for batches in self.feed.steps(state.epoch - 1):
+        for stretch in self.feed.stretches(state.epoch - 1, self._steps_until_due):
             if self.prepare is not None:
-                self.prepare(batches)
+                self.prepare(stretch[0])
                 self.prepare = None
-            self._step(batches)
+            self._do_stretch(stretch)
             for callback in on_step:
                 callback.on_step(state)
             if self._must_pause():
@@ -168,6 +171,53 @@ class Loop:
                 if self._is_over() and not self._ends_with_epoch():
                     return
         self._record(partial=False)
+
+    def _steps_until_due(self) -> int:
+        """Say how many steps may be done before something else is to be."""
+        is_seen = self.prepare is not None or not self._is_unseen
+        sets_more = self.rates.unit == "step" and self.rates.changes_groups
+        if is_seen or sets_more or self.precision.scales or self.memory.splits:
+            return 1  # a step that is split is cut anew from the last batch
+        step = self.state.step
+        most = min(self.engine.most_steps(), self.recorder.steps_until_save(step))
+        if self.valid_every is not None:
+            most = min(most, self.valid_every - step % self.valid_every)
+        if self.state.max_steps is not None:
+            most = min(most, self.state.max_steps - step)
+        return max(most, 1)
+
+    def _do_stretch(self, stretch: Sequence[Sequence[Any]]) -> None:
+        """Do steps with nothing between them, as many at once as the engine can."""
+        while stretch:
+            done = self._play(stretch) if len(stretch) > 1 else 0
+            if not done:
+                self.feed.ahead = len(stretch) - 1
+                self._step(stretch[0])
+                done = 1
+            stretch = stretch[done:]
+        self.feed.ahead = 0
+
+    def _play(self, stretch: Sequence[Sequence[Any]]) -> int:
+        """Let the engine do several steps at once; return how many it did."""
+        state, rates, rows = self.state, self.rates, []
+        updates = state.step - self.num_skipped
+        for ahead in range(len(stretch)):
+            if rates.unit == "step":
+                rates.set(updates + ahead, self.monitor.losses())
+            rows.append(rates.all)
+        played = self.engine.play(stretch, rows)
+        if played is None:
+            return 0
+        lrs = [row[0] for row in rows[: played.num_steps]]
+        state.step += played.num_steps
+        state.samples += played.num_steps * played.samples
+        state.lr, state.loss = lrs[-1], played.losses[-1]
+        self.log.add_played(played, lrs)
+        if self.nonfinite is not None:
+            self.nonfinite.note_finite()
+        if self.averages is not None:
+            self.averages.note_updates(played.num_steps)
+        return int(played.num_steps)
 
     def _step(self, batches: Sequence[Any]) -> None:
         """Do one step, and all that comes with it; nothing is read back."""

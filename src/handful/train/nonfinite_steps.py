@@ -105,6 +105,10 @@ class NonfiniteSteps:
         self._on_skip(f"Left out: {said}{more}")
         return None
 
+    def note_finite(self) -> None:
+        """Take in steps whose numbers were looked at, and were finite."""
+        self._in_a_row = 0
+
     def state_dict(self) -> dict[str, int]:
         """Return what was counted."""
         return {

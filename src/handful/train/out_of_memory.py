@@ -47,6 +47,7 @@ class StepMemory:
     Attributes:
         size: Most samples that go through the model at once, None as long as every
             step has fitted.
+        splits: Whether a step may be split.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class StepMemory:
         on_split: Callable[[str], None],
     ) -> None:
         self.size: int | None = None
-        self._splits = policy == "split"
+        self.splits = policy == "split"
         self._engine = engine
         self._feed = feed
         self._model = model
@@ -77,7 +78,7 @@ class StepMemory:
         Raises:
             TrainingError: It does not fit, and may not or can't be split further.
         """
-        put_back = self._keep() if self._splits else None
+        put_back = self._keep() if self.splits else None
         while True:
             try:
                 return self._engine.step(batches)

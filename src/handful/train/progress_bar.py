@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -39,6 +39,8 @@ REFRESH_SECONDS = 0.1
 
 class ProgressBar(Callback):
     """A growing table of epochs above a bar for the current one."""
+
+    sees_each_step: ClassVar[bool] = False
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import islice
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from handful.extras import import_extra
 from handful.train.callbacks import Callback
@@ -58,6 +58,8 @@ class NotebookTable(Callback):
     Args:
         display: Where to show it.
     """
+
+    sees_each_step: ClassVar[bool] = False
 
     def __init__(self, display: Display) -> None:
         self._display = display

@@ -77,6 +77,11 @@ class Rates:
         return float(self._optimizer.param_groups[0]["lr"])
 
     @property
+    def all(self) -> list[float]:
+        """Each group's rate."""
+        return [float(group["lr"]) for group in self._optimizer.param_groups]
+
+    @property
     def changes_groups(self) -> bool:
         """Whether the schedule sets more than our rates: then groups are restored."""
         return isinstance(self._schedule, TorchSchedule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -187,6 +188,20 @@ class Recorder:
         if self._saver.has_ended:
             self._take_note()
         return self._is_due(step, time.perf_counter())
+
+    def steps_until_save(self, step: int) -> int:
+        """Return how many steps after this one the next save by steps may come.
+
+        Args:
+            step: The step that has been done.
+
+        Returns:
+            At least 1; very many where saves are not counted in steps.
+        """
+        steps = self._times.steps
+        if self._folder is None or steps is None:
+            return sys.maxsize
+        return steps - step % steps
 
     def skip(self, step: int) -> None:
         """Leave out a save that is due, of a state that is broken."""

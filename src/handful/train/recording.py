@@ -16,6 +16,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,6 +78,22 @@ def record(
     return result, writer.finish(result)
 
 
+def record_calls(run: Callable[[], Any]) -> list[Recorded] | str:
+    """Run a function and list the operations that it calls, on the tensors themselves.
+
+    Args:
+        run: The function.
+
+    Returns:
+        The operations in their order, or a clause that says why they can't be called
+        again without the function. It has run once in either case.
+    """
+    calls = _Calls()
+    with _Reads(calls), _make_mode(calls):
+        run()
+    return calls.reason or calls.found
+
+
 def can_record() -> bool:
     """Say whether this PyTorch shows its operations, and tells when memory is free."""
     return _find_private() is not None
@@ -92,10 +109,54 @@ def is_observed() -> bool:
         return True
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A call of an operation.
+
+    Attributes:
+        function: The operation, an overload of ``torch.ops``.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        returned: The tensors that it returned, in a list.
+    """
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    returned: list[Any]
+
+
+class _Calls:
+    """Lists operations while they are called."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.found: list[Recorded] = []
+
+    def refuse(self, reason: str) -> None:
+        """Note that they can't be called again."""
+        self.reason = self.reason or reason
+
+    def read_arguments(self, _args: Any, _kwargs: Any) -> None:
+        """Do nothing: a call keeps its arguments."""
+
+    def write(
+        self, function: Any, args: Any, kwargs: Any, _given: Any, returned: Any
+    ) -> None:
+        """Add a call."""
+        values = returned if isinstance(returned, (list, tuple)) else [returned]
+        is_number = any(
+            value is not None and not isinstance(value, Tensor) for value in values
+        )
+        if is_number or traits_of(function).looks or traits_of(function).is_random:
+            self.refuse("its update looks at numbers, or draws some")
+        self.found.append(Recorded(function, tuple(args), dict(kwargs), list(values)))
+
+
 class _Reads(TorchFunctionMode):
     """Notices by which methods Python gets at numbers."""
 
-    def __init__(self, writer: _Writer) -> None:
+    def __init__(self, writer: _Writer | _Calls) -> None:
         super().__init__()
         self._writer = writer
 
@@ -298,7 +359,7 @@ def _find_private() -> Any:
     return None if None in found else found
 
 
-def _make_mode(writer: _Writer) -> Any:
+def _make_mode(writer: _Writer | _Calls) -> Any:
     """Return a mode that writes down each operation below autograd."""
     base: Any = _find_private()[0]
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from handful.train.kernel_calls import OutCall, call_directly
+from handful.train.kernel_calls import OutCall, Way, call_directly
 from handful.train.program import Operation, Place, Program, find_places
 from handful.train.replay_plan import (
     is_dense,
@@ -47,8 +48,8 @@ class Replay:
         # No tensor of a replay asks for a gradient. That gradients are possible at all
         # is part of what was recorded: some operations keep more for them.
         with torch.enable_grad():
-            builder = _Builder(program)
-            self._calls = builder.make_calls()
+            builder = self._make_builder(program)
+            entries = builder.make_entries()
             results = [builder.resolve(value) for value in program.results]
         self._values = builder.values
         self._blocks = builder.blocks
@@ -60,9 +61,17 @@ class Replay:
         self._open = [
             (position, value.index)
             for position, value in enumerate(results)
-            if isinstance(value, _Variable)
+            if isinstance(value, Variable)
         ]
         self._makes = [builder.makes(value) for value in program.results]
+        self._take_entries(entries)
+
+    def _make_builder(self, program: Program) -> Builder:
+        return Builder(program)
+
+    def _take_entries(self, entries: list[Entry]) -> None:
+        """Make the calls, once all else is there."""
+        self._calls = [_make_call_of(entry, self._values) for entry in entries]
 
     def run(self, inputs: Sequence[Tensor]) -> list[Any]:
         """Run the program.
@@ -73,8 +82,7 @@ class Replay:
         Returns:
             The results. Tensors among them may be overwritten by the next run.
         """
-        if self.is_released:
-            self._take_memory()
+        self.reserve()
         values = self._values
         for position, copy in self._copies:
             copy(inputs[position])
@@ -99,7 +107,10 @@ class Replay:
             storage.resize_(0)
         self.is_released = True
 
-    def _take_memory(self) -> None:
+    def reserve(self) -> None:
+        """Take back the memory that was given back, if any was."""
+        if not self.is_released:
+            return
         for storage, size in self._blocks:
             storage.resize_(size)
         self.is_released = False
@@ -109,15 +120,42 @@ class Replay:
         return self._makes[position]
 
 
-class _Variable:
-    """Stands for a tensor that is another one in each run."""
+class Variable:
+    """Stands for a tensor that is another one in each run.
+
+    Args:
+        index: Its place among the values.
+    """
 
     def __init__(self, index: int) -> None:
         self.index = index
 
 
-class _Builder:
-    """Makes a program's calls, and the memory that they work in.
+@dataclass(frozen=True)
+class Entry:
+    """An operation with its arguments, as a replay does it.
+
+    Attributes:
+        operation: What was recorded.
+        way: How it is called.
+        args: Its arguments: tensors that are there, variables and plain values.
+        kwargs: The same by name.
+        outputs: Tensors that it writes its results into; empty where it makes them.
+        makes: Number of a result, and the variable that keeps it.
+        ends: Variables that nobody needs after it.
+    """
+
+    operation: Operation
+    way: Way
+    args: list[Any]
+    kwargs: dict[str, Any]
+    outputs: list[Tensor]
+    makes: list[tuple[int, int]]
+    ends: list[int]
+
+
+class Builder:
+    """Makes a program's entries, and the memory that they work in.
 
     Attributes:
         values: What the variables stand for; filled while the program runs.
@@ -148,10 +186,10 @@ class _Builder:
         self._outs = self._find_outs()
         self._allocate()
 
-    def make_calls(self) -> list[Call]:
+    def make_entries(self) -> list[Entry]:
         """Return what is to be called, in its order."""
-        made = (self._make_call(index) for index in self._plan.order)
-        return [call for call in made if call is not None]
+        made = (self._make_entry(index) for index in self._plan.order)
+        return [entry for entry in made if entry is not None]
 
     def makes(self, value: Any) -> bool:
         """Say whether a value is a place whose numbers are made anew in each run."""
@@ -164,7 +202,7 @@ class _Builder:
         if isinstance(value, Place):
             if value.memory in self._bases:
                 return self._tensor_at(value)
-            return _Variable(self._variables[value])
+            return Variable(self._variables[value])
         if isinstance(value, tuple):
             return [self.resolve(item) for item in value]
         if isinstance(value, dict):
@@ -200,7 +238,7 @@ class _Builder:
         if not (is_aligned and is_small and is_dense(place)):
             self.inputs.append((position, self._add_variable(place)))
             return
-        self._bases[place.memory] = _take(num_bytes(place))
+        self._bases[place.memory] = take_memory(num_bytes(place))
         self.copies.append((position, self._tensor_at(place).copy_))
 
     def _find_outs(self) -> dict[int, OutCall]:
@@ -236,16 +274,15 @@ class _Builder:
             self._add_block(size, [m for m, b in blocks.items() if b == block])
 
     def _add_block(self, size: int, memories: Sequence[int]) -> None:
-        storage = _take(size)
+        storage = take_memory(size)
         self.blocks.append((storage, size))
         self._bases.update(dict.fromkeys(memories, storage))
 
-    def _make_call(self, index: int) -> Call | None:
+    def _make_entry(self, index: int) -> Entry | None:
         operation = self._program.operations[index]
         if index in self._outs:
-            out = self._outs[index]
             outputs = [self.resolve(place) for place in operation.outputs]
-            return self._bind(index, out.call, out.name_outputs(outputs))
+            return self._bind(index, self._outs[index], outputs)
         is_view = not operation.written and not is_made_by(self._program, index)
         new = [p for p in operation.outputs if p is not None and self._is_new(p)]
         if is_view and not new:
@@ -253,30 +290,22 @@ class _Builder:
         way = operation.way
         if way is None or isinstance(way, OutCall):
             way = call_directly(operation.function)
-        return self._bind(index, way, {})
+        return self._bind(index, way, [])
 
     def _is_new(self, place: Place) -> bool:
         return place.memory not in self._bases and place not in self._variables
 
-    def _bind(self, index: int, call: Callable[..., Any], outputs: Any) -> Call:
-        """Return a call with its arguments, which keeps what it makes."""
+    def _bind(self, index: int, way: Way, outputs: list[Any]) -> Entry:
+        """Return an operation with its arguments, and what it makes and ends."""
         operation = self._program.operations[index]
-        args = self.resolve(operation.args)
-        kwargs = {**self.resolve(operation.kwargs), **outputs}
+        args, kwargs = self.resolve(operation.args), self.resolve(operation.kwargs)
         makes = [
             (number, self._add_variable(place))
             for number, place in enumerate(operation.outputs)
             if place is not None and self._is_new(place)
         ]
         ends = self._ends.pop(index, [])
-        open_args = [(i, a.index) for i, a in enumerate(args) if _is_variable(a)]
-        is_nested = any(map(_holds_variable, [*args, *kwargs.values()]))
-        if not (makes or ends or open_args or is_nested):
-            return functools.partial(call, *args, **kwargs)
-        make: Callable[..., Call] = _make_general
-        if not is_nested:
-            make = functools.partial(_make_call, open_args=open_args)
-        return make(call, args, kwargs, self.values, makes, operation, ends)
+        return Entry(operation, way, args, kwargs, outputs, makes, ends)
 
     def _add_variable(self, place: Place) -> int:
         index = self._variables[place] = len(self.values)
@@ -295,13 +324,31 @@ class _Builder:
         return self._tensors[place]
 
 
-def _take(size: int) -> torch.UntypedStorage:
+def take_memory(size: int) -> torch.UntypedStorage:
     """Return memory of some bytes, where PyTorch would have it."""
     return torch.empty(size, dtype=torch.uint8).untyped_storage()
 
 
+def _make_call_of(entry: Entry, values: list[Any]) -> Call:
+    """Return a call of an entry, from Python."""
+    way, args, kwargs = entry.way, entry.args, entry.kwargs
+    call: Callable[..., Any]
+    if isinstance(way, OutCall):
+        call, kwargs = way.call, {**kwargs, **way.name_outputs(entry.outputs)}
+    else:
+        call = way
+    open_args = [(i, a.index) for i, a in enumerate(args) if _is_variable(a)]
+    is_nested = any(map(_holds_variable, [*args, *kwargs.values()]))
+    if not (entry.makes or entry.ends or open_args or is_nested):
+        return functools.partial(call, *args, **kwargs)
+    make: Callable[..., Call] = _make_general
+    if not is_nested:
+        make = functools.partial(_make_call, open_args=open_args)
+    return make(call, args, kwargs, values, entry.makes, entry.operation, entry.ends)
+
+
 def _is_variable(value: Any) -> bool:
-    return isinstance(value, _Variable)
+    return isinstance(value, Variable)
 
 
 def _holds_variable(value: Any) -> bool:
@@ -353,7 +400,7 @@ def _make_general(
     many = operation.returns_many
 
     def fill(value: Any) -> Any:
-        if isinstance(value, _Variable):
+        if isinstance(value, Variable):
             return values[value.index]
         return [fill(item) for item in value] if isinstance(value, list) else value
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from handful.runs.run import STEP_DTYPE
-from handful.train.engine import StepResult
+from handful.train.engine import Played, StepResult
 from handful.train.losses import Weight
 
 BLOCK = 1024
@@ -55,6 +55,22 @@ class StepLog:
             self._norms.add(result.grad_norm)
         for name, value in result.sums.items():
             self._extras.setdefault(name, _Numbers()).add(value)
+
+    def add_played(self, played: Played, lrs: Sequence[float]) -> None:
+        """Add several steps, all of them taken.
+
+        Args:
+            played: What they did.
+            lrs: The rate of each.
+        """
+        self._losses.extend(played.losses)
+        self._lrs.extend(lrs)
+        weights = played.weights
+        if not isinstance(weights, Tensor):
+            weights = torch.full_like(played.losses, weights, dtype=torch.float64)
+        self._weights.extend(weights)
+        if played.grad_norms is not None:
+            self._norms.extend(played.grad_norms)
 
     def flush(self) -> NDArray[np.void]:
         """Read back the steps since the last flush.
@@ -164,6 +180,12 @@ class _Numbers:
         self._recent.append(value)
         if len(self._recent) == BLOCK:
             self._blocks.append(self._pack())
+
+    def extend(self, values: Tensor) -> None:
+        """Add several, in a tensor of one dimension."""
+        if self._recent:
+            self._blocks.append(self._pack())
+        self._blocks.append(values)
 
     def take(self) -> NDArray[np.float64]:
         """Return all as float64, and forget them."""
