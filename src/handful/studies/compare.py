@@ -11,12 +11,12 @@ from torch.nn.parameter import is_lazy
 
 from handful.runs.study import Study
 from handful.runs.study_row import Row
+from handful.studies.axes import check_population
 from handful.studies.budget import parse_target
 from handful.studies.folder import StudyFolder, open_folder
 from handful.studies.plan import check_cells, make_trials, plan_study
 from handful.studies.population_choice import (
     Choice,
-    check_population,
     group_trials,
     run_together,
 )
@@ -25,7 +25,7 @@ from handful.studies.progress import (
     check_progress,
     make_study_progress,
 )
-from handful.studies.transport import PackedRecipe, pack_recipe
+from handful.studies.transport import pack_recipe
 from handful.studies.trial import Trial, TrialRunner
 from handful.studies.workers import check_executor, run_by_executor, run_in_workers
 from handful.train.choices import check_count

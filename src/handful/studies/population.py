@@ -56,7 +56,7 @@ TIMED_STEPS = 8
 
 TOLERANCE = 1e-4
 """Most that a trial's first loss and gradients may differ from the model's own, as a
-share of them and of the largest."""
+share of the largest."""
 
 
 @dataclass(kw_only=True)
@@ -154,7 +154,13 @@ class Population:
             self._valid = TrialData(valid, seeds, shuffle=False)
         self._slots = {size: self._data.make_slot(size) for size in set(self._sizes)}
         self._check_first()
-        self._steps = {n: self._record_step(slot) for n, slot in self._slots.items()}
+        shared = self._data.is_shared
+        self._steps = {
+            size: make_training_replay(
+                self._loss, slot.batch, slot.fields, is_shared=shared
+            )
+            for size, slot in self._slots.items()
+        }
         self._passes = list(self._make_passes())
         self._update = self._make_update()
         self._losses = torch.empty(
@@ -212,9 +218,8 @@ class Population:
             if step < len(rates):
                 self._update.set_rates(rates[step])
             self._do_step(step, places)
-        losses = self._losses[: len(sizes)].double()
-        weights = torch.tensor([self._steps[n][1] for n in sizes]).double()
-        means = ((weights @ losses) / weights.sum()).tolist()
+        sums = self._losses[: len(sizes)].double().sum(0)
+        means = (sums / sum(self._steps[size][2] for size in sizes)).tolist()
         seconds = (time.perf_counter() - started) / self.size
         found = self._validate()
         now = time.perf_counter()
@@ -241,8 +246,8 @@ class Population:
     def _do_step(self, step: int, places: Tensor) -> None:
         size = self._sizes[step]
         self._data.fill(self._slots[size], places)
-        losses, grads = self._steps[size][0].run(())
-        self._rows[step].copy_(losses)
+        replay, grads, _ = self._steps[size]
+        self._rows[step].copy_(replay.run(())[0])
         self._update.step(grads)
 
     def _keep(
@@ -298,7 +303,7 @@ class Population:
         totals, count = torch.zeros(self.size, dtype=torch.float64), 0.0
         for slot, (replay, weight) in self._passes:
             losses, outputs = replay.run(())
-            totals += losses.double() * weight
+            totals += losses.double()
             count += weight
             if self._trainer.metrics:
                 _observe(sums, losses, outputs, self._targets(slot))
@@ -313,15 +318,6 @@ class Population:
         assert self._valid is not None
         return [target] * self.size if self._valid.is_shared else list(target)
 
-    def _record_step(self, slot: Slot) -> tuple[Replay, float]:
-        """Return the replay of steps of one size, and the weight of their means."""
-        shared = self._data.is_shared
-        weight = self._loss.measure(slot.batch, is_shared=shared, is_training=False)[3]
-        replay = make_training_replay(
-            self._loss, slot.batch, slot.fields, is_shared=shared
-        )
-        return replay, weight
-
     def _make_passes(self) -> Iterator[tuple[Slot, tuple[Replay, float]]]:
         if self._valid is None:
             return
@@ -332,13 +328,12 @@ class Population:
             raise ApartError(f"validation has more than {MOST_PASSES} batches")
         for slot in slots:
             shared = self._valid.is_shared
-            weight = self._loss.measure(
-                slot.batch, is_shared=shared, is_training=False
-            )[3]
-            replay = make_evaluation_replay(
-                self._loss, slot.batch, slot.fields, is_shared=shared
+            yield (
+                slot,
+                make_evaluation_replay(
+                    self._loss, slot.batch, slot.fields, is_shared=shared
+                ),
             )
-            yield slot, (replay, weight)
 
     def _check_first(self) -> None:
         """Compare losses and gradients of a batch with those of the models alone."""
@@ -356,16 +351,24 @@ class Population:
     def _compare(self, slot: Slot) -> None:
         shared, params = self._data.is_shared, self.stack.params
         buffers = [buffer.clone() for buffer in self.stack.buffers.values()]
-        losses = self._loss.measure(slot.batch, is_shared=shared, is_training=True)[0]
+        sums, _, weight = self._loss.measure(
+            slot.batch, is_shared=shared, is_training=True
+        )
+        losses = sums / weight
         found = torch.autograd.grad(losses.sum(), list(params.values()))
+        losses = losses.detach()
         for buffer, kept in zip(self.stack.buffers.values(), buffers, strict=True):
             buffer.copy_(kept)
         for index, member in enumerate(self.members):
             batch = slot.batch if shared else _pick(slot.batch, index)
             loss, grads = _measure_alone(member.bench, batch)
-            own = [loss, *grads]
             stacked = [losses[index], *(grad[index] for grad in found)]
-            if not all(map(_is_close, stacked, own)):
+            largest = max(float(value.detach().abs().max()) for value in grads)
+            is_close = _is_close(stacked[0], loss, float(loss.abs()))
+            if not is_close or not all(
+                _is_close(one, other, largest)
+                for one, other in zip(stacked[1:], grads, strict=True)
+            ):
                 raise ApartError("stacked, their models give other numbers")
 
     def _make_update(self) -> Update:
@@ -408,14 +411,14 @@ def _measure_alone(bench: Bench, batch: Any) -> tuple[Tensor, Sequence[Tensor]]:
     trainer.model.train()
     loss = trainer.criterion.mean(trainer.model(*args, **kwargs), target)
     grads = torch.autograd.grad(loss, list(trainer.model.parameters()))
+    loss = loss.detach()
     with torch.no_grad():
         for buffer, value in zip(trainer.model.buffers(), kept, strict=True):
             buffer.copy_(value)
     return loss, grads
 
 
-def _is_close(one: Tensor, other: Tensor) -> bool:
-    largest = float(other.detach().abs().max())
+def _is_close(one: Tensor, other: Tensor, largest: float) -> bool:
     return math.isfinite(largest) and torch.allclose(
         one, other, rtol=TOLERANCE, atol=TOLERANCE * max(largest, 1e-6)
     )

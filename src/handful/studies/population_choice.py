@@ -2,12 +2,11 @@
 
 ::
 
-    trials ──group──> those alike but for seed, rate, numbers of the optimizer
-                        │
-                        ├── few steps, or something that stacked models don't do ──┐
-                        └── stacked, recorded, proved                              │
-                              ├── K steps alone take longer ──> as one             │
-                              └── else ───────────────────────────────────────────┴──> one by one
+    trials ──group──> alike but for seed, rate, numbers of the optimizer
+                        ├── few steps, or with what stacked models don't do ──> alone
+                        └── stacked, recorded, proved, timed
+                              ├── one after the other they take longer ──> as one
+                              └── else ──> alone
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from handful.errors import HandfulError, unknown_choice
+from handful.errors import HandfulError
 from handful.runs.study_row import Row, settings_key
 from handful.studies.axes import TRAINER
 from handful.studies.peak_memory import PeakMemory
@@ -43,19 +42,16 @@ from handful.train.generators import all_generators_preserved
 from handful.train.threads import restored_threads
 from handful.train.torch_schedule import TorchSchedule
 
-POPULATIONS = ("auto", "never", "always")
-"""When trials train as one: where it is faster, never, or wherever they can."""
-
 WORTHWHILE_STEPS = 1_000
 """Steps of all trials but one together from which on a population may be tried."""
 
 MOST_WEIGHTS = 2**23
 """Weights of all models of a population together; more trials make several."""
 
-PROBE_STEPS, PROBE_SECONDS = 32, 0.3
+PROBE_STEPS, PROBE_SECONDS = 14, 0.3
 """A trial alone is timed for so many steps, or so long."""
 
-LAST_STEPS = 12
+LAST_STEPS = 6
 """Of the timed steps the last so many count: by then they are replayed."""
 
 
@@ -91,17 +87,6 @@ class Outcome:
 
     choice: Choice
     rows: list[Row] | None = None
-
-
-def check_population(value: object) -> str:
-    """Return one of `POPULATIONS`.
-
-    Raises:
-        ArgumentError: There is none of that name.
-    """
-    if not isinstance(value, str) or value not in POPULATIONS:
-        raise unknown_choice("population", value, POPULATIONS)
-    return value
 
 
 def group_trials(
@@ -250,10 +235,8 @@ _LIMITS: Mapping[str, Callable[[Bench], bool]] = {
         not isinstance(b.trainer.schedule, TorchSchedule)
     ),
     "an engine is chosen": lambda b: b.trainer.engine == "auto",
-    "several threads are asked for": lambda b: b.trainer.num_threads in (1, "auto"),
-    "their memory format is chosen": lambda b: (
-        b.trainer.memory_format in ("auto", "contiguous")
-    ),
+    "several threads are asked for": lambda b: b.trainer.num_threads == 1,
+    "their memory format is another": lambda b: b.trainer.memory_format == "contiguous",
 }
 """What a population does not do, and whether a trial does without."""
 
@@ -293,6 +276,7 @@ def _time_alone(runner: TrialRunner, trial: Trial) -> float:
     probe = _Probe()
     bench = runner.prepare(trial, make_watch(trial))
     bench.trainer.callbacks = (probe,)
-    bench.fit_alone()
+    if bench.fit_alone().status == "stopped":
+        raise KeyboardInterrupt
     steps = [b - a for a, b in zip(probe.times, probe.times[1:], strict=False)]
     return statistics.median(steps[-LAST_STEPS:]) if steps else math.inf

@@ -4,9 +4,9 @@
 trials. The operations that come of it are recorded once and replayed, as steps of a
 single training are (`handful.train.recording`)::
 
-    weights of all trials, a row ──> views (K, ...) ──> vmap of the model ──> losses (K,)
-                                                                │
-    row of gradients  <── cat <── gradients of the sum of the losses
+    row of all weights ──> views (K, ...) ──> vmap of the model ──> losses (K,)
+                                                                        │
+    row of gradients  <── gradients of the sum of the mean losses  <────┘
 
 The sum of the losses has each trial's own gradients, since no trial's loss depends on
 another's weights.
@@ -144,33 +144,65 @@ class StackedLoss:
         self._criterion = criterion
 
     def measure(
-        self, batch: Any, *, is_shared: bool, is_training: bool
-    ) -> tuple[Tensor, Any, Any, float]:
-        """Return mean losses ``(K,)``, outputs, targets, and each mean's weight."""
+        self,
+        batch: Any,
+        *,
+        is_shared: bool,
+        is_training: bool,
+        spread: Tensor | None = None,
+    ) -> tuple[Tensor, Any, float]:
+        """Return sums of losses ``(K,)``, outputs, and what makes means of the sums.
+
+        Args:
+            batch: The batch; see `Stack.call`.
+            is_shared: Whether all trials see it.
+            is_training: Whether the models are in the mode of training.
+            spread: Memory for the targets of all trials, if they are shared.
+
+        Raises:
+            ApartError: The means are not plain ones.
+        """
         args, kwargs, target, weights = self._layout.split(batch)
         if weights is not None or not isinstance(target, Tensor):
             raise ApartError("their batches have weights, or more than one target")
         outputs = self.stack.call(
             args, kwargs, is_shared=is_shared, is_training=is_training
         )
-        one = target if is_shared else target[0]
-        weight = self._criterion.with_all_labels().weigh(one)
-        if isinstance(weight, Tensor):
-            raise ApartError("their loss weighs classes")
+        weight = self.weigh(batch, is_shared=is_shared)
         each, size = self._criterion.each, self.stack.size
         if each is not None and isinstance(outputs, Tensor):
-            targets = target.expand(size, *target.shape) if is_shared else target
-            losses, _ = each(outputs.flatten(0, 1), targets.flatten(0, 1))
-            means = losses.view(size, -1).sum(1) / weight
-        else:
-            mean = vmap(self._criterion.mean, in_dims=(0, None if is_shared else 0))
-            means = mean(outputs, target)
-        return means, outputs, target, float(weight)
+            if is_shared:
+                wanted = target.expand(size, *target.shape)
+                target = wanted if spread is None else spread.copy_(wanted)
+            losses, _ = each(outputs.flatten(0, 1), target.flatten(0, 1))
+            return losses.view(size, -1).sum(1), outputs, weight
+        mean = vmap(self._criterion.mean, in_dims=(0, None if is_shared else 0))
+        return mean(outputs, target) * weight, outputs, weight
+
+    def make_spread(self, batch: Any, *, is_shared: bool) -> Tensor | None:
+        """Return memory for the targets of all trials, if they are shared."""
+        target = self._layout.split(batch)[2]
+        if not is_shared or not isinstance(target, Tensor):
+            return None
+        return target.new_empty((self.stack.size, *target.shape))
+
+    def weigh(self, batch: Any, *, is_shared: bool) -> float:
+        """Return what makes the mean of a batch's losses of their sum, for a trial.
+
+        Raises:
+            ApartError: It depends on the numbers of the batch.
+        """
+        target = self._layout.split(batch)[2]
+        criterion = self._criterion.with_all_labels()
+        weight = criterion.weigh(target if is_shared else target[0])
+        if isinstance(weight, Tensor):
+            raise ApartError("their loss weighs classes")
+        return float(weight)
 
 
 def make_training_replay(
     loss: StackedLoss, batch: Any, fields: Sequence[Tensor], *, is_shared: bool
-) -> Replay:
+) -> tuple[Replay, Tensor, float]:
     """Record the step of all trials on batches of one shape.
 
     Args:
@@ -180,35 +212,56 @@ def make_training_replay(
         is_shared: Whether all trials see the same batch.
 
     Returns:
-        A replay whose results are the losses, shape ``(K,)``, and the row of gradients.
+        A replay whose result is the sums of the losses, shape ``(K,)``; the row into
+        which it writes the gradients of their means; what makes means of the sums.
 
     Raises:
         ApartError: It can't be recorded.
     """
     params = list(loss.stack.params.values())
+    row = torch.empty_like(loss.stack.weights)
+    parts = row.split([param.numel() for param in params])
+    places = [p.view(q.shape) for p, q in zip(parts, params, strict=True)]
+    modes = {"is_shared": is_shared, "is_training": True}
+    spread = loss.make_spread(batch, is_shared=is_shared)
+    weight = loss.weigh(batch, is_shared=is_shared)
+    shares = torch.full((loss.stack.size,), 1 / weight, dtype=row.dtype)
 
-    def run() -> tuple[Tensor, Tensor]:
+    def run() -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            losses = loss.measure(batch, is_shared=is_shared, is_training=True)[0]
-            grads = torch.autograd.grad(losses.sum(), params)
-        return losses.detach(), torch.cat([grad.flatten() for grad in grads])
+            sums = loss.measure(batch, **modes, spread=spread)[0]
+            grads = torch.autograd.grad(sums, params, grad_outputs=shares)
+        torch._foreach_copy_(places, list(grads))
+        return (sums.detach(),)
 
     buffers = list(loss.stack.buffers.values())
-    return _make_replay(run, [*params, *buffers, *fields], buffers)
+    fixed = [*params, *buffers, *fields, row, shares]
+    fixed += [] if spread is None else [spread]
+    return _make_replay(run, fixed, [*buffers, row]), row, weight
 
 
 def make_evaluation_replay(
     loss: StackedLoss, batch: Any, fields: Sequence[Tensor], *, is_shared: bool
-) -> Replay:
-    """Record the validation of all trials; its results are losses and outputs."""
+) -> tuple[Replay, float]:
+    """Record the validation of all trials on a batch.
+
+    Returns:
+        A replay whose results are sums of losses and outputs, and what makes means of
+        the sums.
+
+    Raises:
+        ApartError: It can't be recorded.
+    """
+    modes = {"is_shared": is_shared, "is_training": False}
 
     def run() -> tuple[Any, ...]:
         with torch.no_grad():
-            return loss.measure(batch, is_shared=is_shared, is_training=False)[:2]
+            return loss.measure(batch, **modes)[:2]
 
     stack = loss.stack
+    weight = loss.weigh(batch, is_shared=is_shared)
     fixed = [*stack.params.values(), *stack.buffers.values(), *fields]
-    return _make_replay(run, fixed, list(stack.buffers.values()))
+    return _make_replay(run, fixed, list(stack.buffers.values())), weight
 
 
 def check_recordable(models: Iterable[nn.Module]) -> None:
@@ -229,8 +282,8 @@ def _make_replay(
     run: Callable[[], tuple[Any, ...]], fixed: Sequence[Tensor], own: Sequence[Tensor]
 ) -> Replay:
     """Record a function twice, and compare its replay with it bit for bit."""
-    run()  # what is imported or looked up the first time is none of its effects
     state, effects = State(own), list[str]()
+    run()  # what is imported or looked up the first time is none of its effects
     state.put_back()
     with effects_noticed(effects):
         wanted = [digest(value) for value in [*run(), *state.now()]]
