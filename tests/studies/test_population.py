@@ -17,7 +17,7 @@ from torch import nn
 from handful import Columns, Recipe, load_recipe
 from handful.errors import ArgumentError
 from handful.runs.study import Study
-from handful.runs.study_row import Row
+from handful.runs.study_row import Row, row_to_json
 from handful.studies.compare import compare
 from handful.train.recipe import Splits
 
@@ -55,6 +55,11 @@ def assert_same_curves(study: Study, other: Study, share: float = TOLERANCE) -> 
                 )
                 same = record[name] == wanted[name] or math.isnan(record[name])
                 assert close or same, (name, record, wanted)
+
+
+def assert_same_row(row: Row, other: Row) -> None:
+    """Check that all is equal but times; as text, in which NaN equals NaN."""
+    assert row_to_json(row) == row_to_json(_with_times_of(other, row))
 
 
 def make_normed_model() -> nn.Module:
@@ -174,12 +179,25 @@ def test_ragged_batches_and_budgets_of_steps_end_as_alone(
     assert study.rows[0].history[-1]["partial"]
 
 
-def test_a_trial_that_diverges_ends_and_the_others_go_on(line: Recipe) -> None:
-    study, alone = run_both(line, {"lr": [0.01, 1e6, 0.05]}, epochs=40, seeds=1)
-    assert [row.status for row in study.rows] == ["finished", "diverged", "finished"]
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize("rate", [1e30, 1e6, 0.9])
+def test_a_trial_that_diverges_has_the_row_that_it_has_alone(
+    line: Recipe, rate: float, policy: str
+) -> None:
+    recipe = line.override(options={"on_nonfinite": policy})
+    study, alone = run_both(recipe, {"lr": [0.01, rate, 0.05]}, epochs=40, seeds=1)
+    assert study.rows[1].status == "diverged" or policy == "skip"
+    assert_same_row(study.rows[1], alone.rows[1])
+    assert [row.identity.get("population") for row in study.rows] == [3, None, 3]
+    study.rows.pop(1), alone.rows.pop(1)
     assert_same_curves(study, alone)
-    assert study.rows[1].reason == alone.rows[1].reason
-    assert study.rows[1].train_eval == {}
+
+
+def test_a_trial_whose_last_step_spoils_it_is_noticed(line: Recipe) -> None:
+    arguments = {"epochs": 1, "seeds": 1}
+    recipe = line.override(batch_size="full", optimizer="sgd:weight_decay=1")
+    study, alone = run_both(recipe, {"lr": [0.01, 1e39]}, **arguments)
+    assert_same_row(study.rows[1], alone.rows[1])
 
 
 def test_a_trial_ends_at_its_target_with_the_weights_that_it_had(line: Recipe) -> None:
@@ -242,14 +260,9 @@ def test_what_stacked_models_do_not_do_goes_one_by_one(
     study = run(recipe, {"lr": [0.01, 0.1]}, "always", seeds=1)
     assert reason in study.populations[0]["reason"]
     assert {row.status for row in study.rows} == {"finished"}
-    assert study.rows == [
-        _with_times_of(row, other)
-        for row, other in zip(
-            run(recipe, {"lr": [0.01, 0.1]}, "never", seeds=1).rows,
-            study.rows,
-            strict=True,
-        )
-    ]
+    alone = run(recipe, {"lr": [0.01, 0.1]}, "never", seeds=1)
+    for row, other in zip(study.rows, alone.rows, strict=True):
+        assert_same_row(row, other)
 
 
 def _with_times_of(row: Row, other: Row) -> Row:

@@ -6,10 +6,11 @@
         each trial's rate
         for each step:   each trial's batch, losses and gradients of all, one update
         for each trial that goes on:
-            record: its losses, validation, monitor; it ends if it diverged or may stop
+            record: its losses, validation, monitor; it ends if that says so
 
 A trial that has ended keeps the weights that it ended with. What is computed for it
-after that counts nowhere.
+after that counts nowhere. One whose numbers become NaN or infinite is lost: it is
+trained once more by itself, which says at which step and why.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class Member:
     state: FitState
     kept: dict[str, Tensor] | None = field(default=None, init=False)
     """The weights and buffers with which it ended; None while it goes on."""
+    is_lost: bool = field(default=False, init=False)
+    """Whether its numbers became NaN or infinite, so that nothing of it counts."""
 
     @classmethod
     def of(cls, bench: Bench, *, steps_per_epoch: int, size: int) -> Member:
@@ -204,11 +207,16 @@ class Population:
                 if not any(self._going_on()):
                     break
             for index, member in enumerate(self.members):
-                if member.kept is not None:
-                    self.stack.write(index, member.kept)
-                member.bench.trainer.model.load_state_dict(
-                    self.stack.read(index), strict=False
-                )
+                self._hand_over(index, member)
+
+    def _hand_over(self, index: int, member: Member) -> None:
+        """Give a trial's own model the weights that it ended with."""
+        if member.kept is not None:
+            self.stack.write(index, member.kept)
+        values = self.stack.read(index)
+        parameters = (values[name] for name in self.stack.params)
+        member.is_lost |= not all(bool(v.isfinite().all()) for v in parameters)
+        member.bench.trainer.model.load_state_dict(values, strict=False)
 
     def _train_epoch(self, epoch: int) -> None:
         done = epoch * len(self._sizes)
@@ -266,7 +274,8 @@ class Population:
                 name=member.monitor.name,
             )
         watch.on_epoch_end(state, record)
-        if state.stop or not math.isfinite(record["train_loss"]):
+        member.is_lost = not math.isfinite(record["train_loss"])
+        if state.stop or member.is_lost:
             member.kept = self.stack.read(index)
 
     def _going_on(self) -> Iterator[bool]:

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from handful.errors import HandfulError
 from handful.runs.study_row import Row, settings_key
 from handful.studies.axes import TRAINER
 from handful.studies.peak_memory import PeakMemory
@@ -139,12 +138,9 @@ def run_together(
             return _run(runner, trials, choice, must_be_faster=population == "auto")
         except ApartError as error:
             return Outcome(replace(choice, reason=str(error)))
-        except (HandfulError, *_FAILURES) as error:  # alone, each says it by itself
+        except Exception as error:  # alone, each of them says it by itself
             reason = f"{type(error).__name__}: {error}"
             return Outcome(replace(choice, reason=reason))
-
-
-_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, NotImplementedError)
 
 
 def _run(
@@ -183,7 +179,11 @@ def _run(
     share = None if peak is None else peak // len(benches)
     noises = measure_noise_together(found)
     rows = []
-    for index, (trial, bench) in enumerate(zip(trials, benches, strict=True)):
+    for index, (trial, member) in enumerate(zip(trials, found.members, strict=True)):
+        if member.is_lost:
+            rows.append(runner.run(trial))
+            continue
+        bench = member.bench
         status, why = find_nonfinite(bench.run) or ("finished", None)
         row = make_row(trial, bench.watch, status, why)
         row = replace(row, noise_start=starts[index], **bench.facts(share))
