@@ -99,8 +99,16 @@ COMPARISONS = (
             Line("everything", "by-hand", "default", 0.45, 0.34),
             Line("no-folder", "by-hand"),
             Line("everything", "slices"),
+            Line("population", "by-hand", "1", 1.0, 0.5),
         ),
         has_peers=True,
+    ),
+    Comparison(
+        "wine-rates",
+        "Wine 13-10-10-3, Adam, batch 32, 2,000 epochs",
+        32,
+        2000,
+        (Line("population", "by-hand", "1", 1.0, 0.5),),
     ),
     Comparison(
         "mnist",
@@ -127,7 +135,7 @@ COMPARISONS = (
     ),
 )
 WORKS = tuple(dict.fromkeys(comparison.work for comparison in COMPARISONS))
-QUICK_EPOCHS = {"wine": 5, "mnist": 5, "regression": 5, "cnn": 1}
+QUICK_EPOCHS = {"wine": 5, "wine-rates": 5, "mnist": 5, "regression": 5, "cnn": 1}
 
 
 class Benchmark:
