@@ -110,8 +110,16 @@ COMPARISONS = (
             Line("everything", "by-hand", "default", 0.40, 0.15),
             Line("no-folder", "by-hand"),
             Line("everything", "slices"),
+            Line("population", "by-hand", "1", 1.0, 0.5),
         ),
         has_peers=True,
+    ),
+    Comparison(
+        "wine-rates",
+        "Wine 13-10-10-3, Adam, batch 32, 2,000 epochs",
+        32,
+        2000,
+        (Line("population", "by-hand", "1", 1.0, 0.5),),
     ),
     Comparison(
         "mnist",

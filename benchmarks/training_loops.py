@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import handful
+from handful import Columns
 from handful.data.transforms import ScaleBytes
 from handful.datasets.images import load_fashion_mnist, load_mnist
 from handful.datasets.splits import split_indices
@@ -174,6 +175,7 @@ STEADY_BATCHES = 500
 
 TASKS = {
     "wine": Task(make_wine_model, read_wine, average="samples"),
+    "wine-rates": Task(make_wine_model, read_wine, average="samples"),
     "mnist": Task(make_digits_model, partial(read_images, load_mnist)),
     "regression": Task(make_line, read_points, "mse", "sgd", lr=0.01),
     "transformer": Task(Characters, read_characters),
@@ -351,6 +353,32 @@ def prepare_without_folder(work: Work) -> Fit:
 def prepare_off(work: Work) -> Fit:
     """Prepare handful's Trainer without progress and folder."""
     return prepare_trainer(work, progress="off", run_dir=None)
+
+
+def prepare_population(work: Work) -> Fit:
+    """Prepare `handful.compare` with 16 rates around the task's own, of one seed."""
+    train, valid = (
+        None if a is None else Columns(*a) for a in (work.train, work.valid)
+    )
+    recipe = handful.Recipe(
+        name="population",
+        make_data=lambda _seed: (train, valid, None),
+        make_model=work.task.make_model,
+        loss=work.task.loss,
+        optimizer=work.task.optimizer,
+        batch_size=work.batch_size,
+        epochs=work.epochs,
+    )
+    rates = [work.task.lr * 1.25 ** (place - 8) for place in range(16)]
+
+    def fit() -> dict[str, Any]:
+        study = handful.compare(
+            recipe, {"lr": rates}, seeds=[work.seed], progress="off"
+        )
+        best = min(row.final["train_loss"] for row in study.rows)
+        return {"loss": best, "accuracy": None, "threads": 1}
+
+    return fit
 
 
 def prepare_trainer(work: Work, *, progress: str, run_dir: Path | None) -> Fit:

@@ -74,6 +74,12 @@ OURS = {
     "everything": _handful("handful", "prepare_everything"),
     "no-folder": _handful("handful, no run folder", "prepare_without_folder"),
     "off": _handful("handful, everything off", "prepare_off"),
+    "population": Kind(
+        "handful, 16 rates compared",
+        "training_loops:prepare_population",
+        (*HANDFUL, "handful:compare", "torch.func"),
+        chooses_threads=True,
+    ),
 }
 LOOPS = {
     "by-hand": Kind("the loop by hand", "training_loops:prepare_by_hand"),

@@ -24,7 +24,12 @@ from handful.cli.settings import (
 from handful.cli.train import ended_by_signals
 from handful.errors import ArgumentError
 from handful.recipes.registry import check_recipe_name
-from handful.studies.axes import check_axis, check_vary, split_vary
+from handful.studies.axes import (
+    check_axis,
+    check_population,
+    check_vary,
+    split_vary,
+)
 from handful.studies.budget import parse_budget, parse_target
 from handful.train.choices import check_count, check_epochs, check_seed
 
@@ -101,6 +106,15 @@ def compare(
         str | None,
         typer.Option(metavar="N", help="Processes that train at the same time."),
     ] = None,
+    population: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|never|always",
+            help="Whether trials that differ only in seed, rate and numbers of the "
+            "optimizer train as one model: where it is faster, never, or wherever "
+            "they can. [auto]",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -123,6 +137,7 @@ def compare(
         "--budget": budget,
         "--target": target,
         "--workers": workers,
+        "--population": population,
     }
     words = [word for text in vary for word in ("--vary", text)]
     words += [w for flag, text in typed.items() if text for w in (flag, text)]
@@ -136,6 +151,8 @@ def compare(
             "target": _given(target, parse_target, "--target") and target,
             "stop_at_target": stop_at_target,
             "workers": _given(workers, check_count, "--workers"),
+            "population": _given(population, check_population, "--population")
+            or "auto",
         },
         typed=[*words, *(["--stop-at-target"] if stop_at_target else [])],
     )

@@ -70,6 +70,10 @@ class Study:
     environment: dict[str, Any] = field(default_factory=dict)
     """Versions and machine."""
 
+    populations: list[dict[str, Any]] = field(default_factory=list)
+    """Groups of trials that could train as one model: which trials, whether they did
+    (``together``), why not (``reason``), and the seconds of a step both ways."""
+
     rows: list[Row] = field(default_factory=list)
     """The trials that ended, in the grid's order, seed by seed."""
 
@@ -174,6 +178,7 @@ class Study:
             **self.arguments(),
             "upward": self.upward,
             "environment": self.environment,
+            "populations": self.populations,
         }
 
     @classmethod

@@ -76,6 +76,21 @@ def check_backend(value: object, *, name: str = "backend") -> str:
     return value
 
 
+POPULATIONS = ("auto", "never", "always")
+"""When trials train as one model: where it is faster, never, or wherever they can."""
+
+
+def check_population(value: object, *, name: str = "population") -> str:
+    """Return one of `POPULATIONS`.
+
+    Raises:
+        ArgumentError: There is none of that name.
+    """
+    if not isinstance(value, str) or value not in POPULATIONS:
+        raise unknown_choice(name, value, POPULATIONS)
+    return value
+
+
 OF_STUDIES: dict[str, Callable[..., Any]] = {"backend": check_backend}
 """What only studies vary, no recipe having it."""
 

@@ -7,21 +7,30 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from torch.nn.parameter import is_lazy
+
 from handful.runs.study import Study
 from handful.runs.study_row import Row
+from handful.studies.axes import check_population
 from handful.studies.budget import parse_target
 from handful.studies.folder import StudyFolder, open_folder
 from handful.studies.plan import check_cells, make_trials, plan_study
+from handful.studies.population_choice import (
+    Choice,
+    group_trials,
+    run_together,
+)
 from handful.studies.progress import (
     StudyProgress,
     check_progress,
     make_study_progress,
 )
-from handful.studies.transport import PackedRecipe, pack_recipe
+from handful.studies.transport import pack_recipe
 from handful.studies.trial import Trial, TrialRunner
 from handful.studies.workers import check_executor, run_by_executor, run_in_workers
 from handful.train.choices import check_count
 from handful.train.recipe import Recipe
+from handful.train.run_recipe import make_initial_model
 
 
 def compare(
@@ -35,6 +44,7 @@ def compare(
     stop_at_target: bool = False,
     workers: int | None = None,
     executor: Any = None,
+    population: str = "auto",
     out: str | Path | None = None,
     resume: bool = True,
     progress: str = "auto",
@@ -68,6 +78,10 @@ def compare(
             program must then call this under ``if __name__ == "__main__"``.
         executor: In place of ``workers``, an object whose ``submit`` runs a function in
             a process, such as Dask's client.
+        population: ``"auto"`` trains trials that differ only in seed, rate and numbers
+            of the optimiser as one model with stacked weights, where a measurement
+            says that this is faster; ``"always"`` wherever it can be done; ``"never"``
+            one by one. Stacked, numbers differ by roundings.
         out: The study's folder; None keeps the study in memory.
         resume: Whether a study with the same arguments in ``out`` goes on: then only
             trials that are missing or failed are run.
@@ -99,6 +113,7 @@ def compare(
     """
     check_progress(progress)
     check_executor(executor, workers)
+    check_population(population)
     count = None if workers is None else check_count(workers, name="workers")
     study = plan_study(
         recipe,
@@ -121,10 +136,13 @@ def compare(
             stack.callback(folder.close)
         done = {row.key for row in study.rows}
         missing = [t for t in make_trials(study) if key_of(t) not in done]
+        groups = _group(recipe, missing, population, parts=count or 1)
         if packed is None:
-            rows = _run_here(runner, missing)
+            rows = _run_here(runner, groups, population)
+        elif count is None:
+            rows = run_by_executor(groups, packed, executor, population)
         else:
-            rows = _run_elsewhere(packed, missing, workers=count, executor=executor)
+            rows = run_in_workers(groups, packed, workers=count, population=population)
         stack.enter_context(closing(rows))
         name = _monitored(study, is_validated=valid is not None)
         shown = make_study_progress(progress, name, is_upward=name in study.upward)
@@ -145,33 +163,47 @@ def _monitored(study: Study, *, is_validated: bool) -> str:
     return "valid_loss" if is_validated else "train_loss"
 
 
+def _group(
+    recipe: Recipe, trials: Sequence[Trial], population: str, *, parts: int
+) -> list[list[Trial]]:
+    """Return the trials in groups that may train as one."""
+    if population == "never" or len(trials) < 2:
+        return [[trial] for trial in trials]
+    model = make_initial_model(recipe, trials[0].seed)
+    sizes = [p.numel() for p in model.parameters() if not is_lazy(p)]
+    return group_trials(
+        trials, optimizer=recipe.optimizer, num_weights=sum(sizes), parts=parts
+    )
+
+
 def _gather(
-    study: Study, rows: Iterable[Row], folder: StudyFolder | None, shown: StudyProgress
+    study: Study,
+    found: Iterable[Row | Choice],
+    folder: StudyFolder | None,
+    shown: StudyProgress,
 ) -> None:
     """Keep each row as it comes, and show it."""
     with shown:
         shown.start(study.rows, study.num_trials)
-        for row in rows:
+        for value in found:
+            if isinstance(value, Choice):
+                study.populations.append(value.describe())
+                if folder is not None:
+                    folder.describe(study)
+                continue
             if folder is not None:
-                folder.append(row)
-            study.rows.append(row)
-            shown.add(row)
+                folder.append(value)
+            study.rows.append(value)
+            shown.add(value)
 
 
 def _run_here(
-    runner: TrialRunner, trials: Sequence[Trial]
-) -> Generator[Row, None, None]:
-    for trial in trials:
-        yield runner.run(trial)
-
-
-def _run_elsewhere(
-    packed: PackedRecipe,
-    trials: Sequence[Trial],
-    *,
-    workers: int | None,
-    executor: Any,
-) -> Generator[Row, None, None]:
-    if workers is None:
-        return run_by_executor(trials, packed, executor)
-    return run_in_workers(trials, packed, workers=workers)
+    runner: TrialRunner, groups: Sequence[Sequence[Trial]], population: str
+) -> Generator[Row | Choice, None, None]:
+    for group in groups:
+        rows = None
+        if len(group) > 1:
+            outcome = run_together(runner, group, population)
+            yield outcome.choice
+            rows = outcome.rows
+        yield from map(runner.run, group) if rows is None else rows

@@ -30,6 +30,10 @@ class StudyFolder:
         with (self.path / "rows.jsonl").open("ab") as file:
             file.write(row_to_json(row).encode() + b"\n")
 
+    def describe(self, study: Study) -> None:
+        """Write what the study says of itself anew."""
+        _write_description(self.path, study)
+
     def close(self) -> None:
         """Give up the lock."""
         self._lock.release()
@@ -69,13 +73,17 @@ def open_folder(path: Path, study: Study, *, resume: bool) -> StudyFolder:
         if holds_study:
             _take_rows(path, study)
         else:
-            content = to_json(study.describe(), indent=2).encode() + b"\n"
-            write_atomic(path / "study.json", content)
+            _write_description(path, study)
     except BaseException:
         lock.release()
         raise
     study.path = path
     return StudyFolder(path, lock)
+
+
+def _write_description(path: Path, study: Study) -> None:
+    content = to_json(study.describe(), indent=2).encode() + b"\n"
+    write_atomic(path / "study.json", content)
 
 
 def _check_folder(path: Path, *, holds_study: bool, resume: bool) -> None:
@@ -93,6 +101,7 @@ def _check_folder(path: Path, *, holds_study: bool, resume: bool) -> None:
 def _take_rows(path: Path, study: Study) -> None:
     stored = Study.load(path)
     _check_same(path, stored, study)
+    study.populations = stored.populations
     found = read_rows(path / "rows.jsonl")  # in the order in which they ended
     study.rows = [row for row in found if row.status != "failed"]
     lines = b"".join(row_to_json(row).encode() + b"\n" for row in study.rows)

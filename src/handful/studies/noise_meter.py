@@ -84,12 +84,12 @@ def _measure(
     try:
         return measure_gradient_noise(
             trainer.model,
-            _draw_batches(recipe, data, seed),
+            draw_batches(recipe, data, seed),
             step=make_step(trainer, Precision("float32", trainer.device)),
             device=trainer.device,
             small=SMALL_BATCH,
             num_samples=count,
-            batch_size=_step_samples(recipe, count),
+            batch_size=step_samples(recipe, count),
         )
     except Exception:  # What is wrong with the model, the training itself says.
         return None
@@ -100,10 +100,10 @@ def _describe(
 ) -> dict[str, float | None] | None:
     if noise is None:
         return None
-    return noise.at_batch_size(_step_samples(recipe, count), count).describe()
+    return noise.at_batch_size(step_samples(recipe, count), count).describe()
 
 
-def _draw_batches(recipe: Recipe, data: Dataset[Any], seed: int) -> DataLoader[Any]:
+def draw_batches(recipe: Recipe, data: Dataset[Any], seed: int) -> DataLoader[Any]:
     """Return batches of samples drawn with replacement, the same for each call."""
     generator = torch.Generator().manual_seed(mix_seed(seed, "noise"))
     size = SMALL_BATCH * NUM_BATCHES
@@ -114,7 +114,8 @@ def _draw_batches(recipe: Recipe, data: Dataset[Any], seed: int) -> DataLoader[A
     )
 
 
-def _step_samples(recipe: Recipe, count: int) -> int:
+def step_samples(recipe: Recipe, count: int) -> int:
+    """Return how many samples a step of a recipe has."""
     if recipe.batch_size == "full":
         return count
     return int(recipe.batch_size) * int(recipe.options.get("accumulate", 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -39,6 +39,9 @@ from handful.train.trainer import Trainer
 
 KEPT_SPLITS = 2
 """Seeds whose data a process keeps; trials come seed by seed."""
+
+Noise: TypeAlias = "dict[str, float | None] | None"
+"""Values of the noise of gradients by name; None where they can't be had."""
 
 UNLIMITED_STEPS = 2**62
 """Steps of a trial that only the clock ends."""
@@ -106,47 +109,53 @@ class TrialRunner:
             torch.set_num_threads(1)
             return self._run(trial)
 
+    def prepare(self, trial: Trial, watch: Stopwatch) -> Bench:
+        """Make what a trial needs."""
+        return Bench.prepare(self.recipe, trial, self.splits(trial.seed), watch)
+
+    def measure_start(self, trial: Trial, bench: Bench) -> Noise:
+        """Return the noise of a trial's gradients before its first step."""
+        return self._meter.measure_start(
+            *(bench.recipe, bench.trainer, bench.data),
+            seed=trial.seed,
+            settings=trial.settings,
+        )
+
     def _run(self, trial: Trial) -> Row:
-        watch = Stopwatch(target=trial.target, stop_at_target=trial.stop_at_target)
+        watch = make_watch(trial)
         try:
-            splits = self.splits(trial.seed)
+            self.splits(trial.seed)
             memory = PeakMemory()
-            bench = _Bench.prepare(self.recipe, trial, splits, watch)
+            bench = self.prepare(trial, watch)
             memory.pause()
-            noise_start = self._meter.measure_start(
-                *(bench.recipe, bench.trainer, bench.data),
-                seed=trial.seed,
-                settings=trial.settings,
-            )
+            noise_start = self.measure_start(trial, bench)
             memory.go_on()
             status, reason = bench.train()
             peak = memory.read()
-            row = _make_row(trial, watch, status, reason)
+            row = make_row(trial, watch, status, reason)
+            row = replace(row, noise_start=noise_start, **bench.facts(peak))
             if status != "finished":
-                return replace(row, noise_start=noise_start, **bench.facts(peak))
-            return replace(
-                row,
-                noise_start=noise_start,
-                noise_end=measure_noise(
-                    bench.recipe, bench.trainer, bench.data, seed=trial.seed
-                ),
-                weights=bench.read_weights() if "backend" in trial.settings else None,
-                **bench.compare_splits(row.final),
-                **bench.facts(peak),
-            )
+                return row
+            return finish_row(row, bench, bench.measure_noise())
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            return _make_row(trial, watch, "failed", reason)
+            return make_row(trial, watch, "failed", reason)
+
+
+def make_watch(trial: Trial) -> Stopwatch:
+    """Return what measures a trial's time, and ends it at its target."""
+    return Stopwatch(target=trial.target, stop_at_target=trial.stop_at_target)
 
 
 @dataclass(kw_only=True)
-class _Bench:
+class Bench:
     """A trial's trainer and loaders, made once."""
 
     recipe: Recipe
     backend: str
     seed: int
     data: Dataset[Any]
+    valid: Dataset[Any] | None
     trainer: Trainer
     train_loader: DataLoader[Any]
     valid_loader: DataLoader[Any] | None
@@ -156,7 +165,7 @@ class _Bench:
     @classmethod
     def prepare(
         cls, recipe: Recipe, trial: Trial, splits: Splits, watch: Stopwatch
-    ) -> _Bench:
+    ) -> Bench:
         """Make what a trial needs."""
         data, valid, _ = splits
         own, limits = limit_recipe(recipe, trial, len(data))  # type: ignore[arg-type]
@@ -173,6 +182,7 @@ class _Bench:
             backend=trial.backend,
             seed=trial.seed,
             data=data,
+            valid=valid,
             trainer=trainer,
             train_loader=make_split_loader(own, "train", trial.seed),
             valid_loader=(
@@ -184,19 +194,20 @@ class _Bench:
     def train(self) -> tuple[str, str | None]:
         """Train; return the row's status, and why where it didn't finish."""
         try:
-            self.run = self._fit()
+            self.run = self.fit_alone()
         except NonfiniteError as error:
             self.run = self.watch.run
             self.watch.marks.append(self.watch.seconds)
-            return _find_nonfinite(self.run) or ("diverged", str(error))
+            return find_nonfinite(self.run) or ("diverged", str(error))
         except TrainingError as error:
             self.run = self.watch.run
-            return _find_nonfinite(self.run) or ("failed", str(error))
+            return find_nonfinite(self.run) or ("failed", str(error))
         if self.run.status == "stopped":
             raise KeyboardInterrupt
-        return _find_nonfinite(self.run) or ("finished", None)
+        return find_nonfinite(self.run) or ("finished", None)
 
-    def _fit(self) -> Run:
+    def fit_alone(self) -> Run:
+        """Train by the backend, one step after another."""
         if self.backend != TRAINER:
             return fit_written_out(
                 self.backend,
@@ -221,6 +232,10 @@ class _Bench:
         found = self.trainer.evaluate(make_split_loader(plain, "valid", self.seed))
         gap = final["valid_loss"] - found["loss"] if "valid_loss" in final else None
         return {"train_eval": found, "generalization_gap": gap}
+
+    def measure_noise(self) -> Noise:
+        """Return the noise of the gradients at the weights that there are."""
+        return measure_noise(self.recipe, self.trainer, self.data, seed=self.seed)
 
     def read_weights(self) -> list[float]:
         """Return all weights, laid end to end in the order of the parameters."""
@@ -279,7 +294,18 @@ def _untimed(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in settings}
 
 
-def _make_row(trial: Trial, watch: Stopwatch, status: str, reason: str | None) -> Row:
+def finish_row(row: Row, bench: Bench, noise_end: Noise) -> Row:
+    """Return the row of a finished trial with what is measured at its end."""
+    return replace(
+        row,
+        noise_end=noise_end,
+        weights=bench.read_weights() if "backend" in row.settings else None,
+        **bench.compare_splits(row.final),
+    )
+
+
+def make_row(trial: Trial, watch: Stopwatch, status: str, reason: str | None) -> Row:
+    """Return the row of a trial that ended, as far as its watch knows it."""
     history = watch.history()
     names = _measured(history)
     values = {n: [float(r[n]) for r in history if n in r] for n in names}
@@ -309,7 +335,7 @@ def _best(values: list[float], is_upward: bool) -> float:
     return (max if is_upward else min)(numbers, default=math.nan)
 
 
-def _find_nonfinite(run: Run | None) -> tuple[str, str] | None:
+def find_nonfinite(run: Run | None) -> tuple[str, str] | None:
     """Return that a run diverged, if its last losses say so."""
     last = run.history[-1] if run is not None and run.history else {}
     for name in ("train_loss", "valid_loss"):

@@ -27,6 +27,12 @@ import torch
 
 from handful.errors import ArgumentError, TrainingError
 from handful.runs.study_row import Row
+from handful.studies.population_choice import (
+    Choice,
+    Outcome,
+    describe_trials,
+    run_together,
+)
 from handful.studies.transport import PackedRecipe, unpack_recipe
 from handful.studies.trial import Trial, TrialRunner
 
@@ -34,6 +40,13 @@ from handful.studies.trial import Trial, TrialRunner
 def run_packed(packed: PackedRecipe, trial: Trial) -> Row:
     """Run a trial in this process; its recipe and data stay for the next one."""
     return _runner_of(packed).run(trial)
+
+
+def run_packed_group(
+    packed: PackedRecipe, trials: Sequence[Trial], population: str
+) -> Outcome:
+    """Run a group of trials in this process as one model, if that is faster."""
+    return run_together(_runner_of(packed), trials, population)
 
 
 @functools.lru_cache(maxsize=1)
@@ -68,30 +81,35 @@ def check_executor(executor: Any, workers: int | None) -> None:
 
 
 def run_in_workers(
-    trials: Sequence[Trial], packed: PackedRecipe, *, workers: int
-) -> Generator[Row, None, None]:
+    groups: Sequence[Sequence[Trial]],
+    packed: PackedRecipe,
+    *,
+    workers: int,
+    population: str,
+) -> Generator[Row | Choice, None, None]:
     """Run trials in processes of our own; yield rows as they end.
 
     Leaving the iteration early ends the processes, whatever they do.
 
     Args:
-        trials: The trials.
+        groups: The trials; those of a group may train as one.
         packed: The recipe.
         workers: Processes, 1 or more.
+        population: ``"auto"`` or ``"always"``.
 
     Raises:
         TrainingError: A process ended by itself.
     """
-    if not trials:
+    if not groups:
         return
     before = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(
-        max_workers=min(workers, len(trials)),
+        max_workers=min(workers, sum(map(len, groups))),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
     )
     try:
-        yield from run_by_executor(trials, packed, executor)
+        yield from run_by_executor(groups, packed, executor, population)
     except BrokenProcessPool:
         raise TrainingError(
             "workers must live until their trials are over; one of their processes "
@@ -109,28 +127,65 @@ def run_in_workers(
 
 
 def run_by_executor(
-    trials: Sequence[Trial], packed: PackedRecipe, executor: Any
-) -> Generator[Row, None, None]:
+    groups: Sequence[Sequence[Trial]],
+    packed: PackedRecipe,
+    executor: Any,
+    population: str,
+) -> Generator[Row | Choice, None, None]:
     """Run trials by anything with ``submit``; yield rows as they end.
 
+    A group is one piece of work, and so is each of its trials if they don't train as
+    one after all.
+
     Args:
-        trials: The trials.
+        groups: The trials; those of a group may train as one.
         packed: The recipe.
         executor: Its ``submit(function, *args)`` returns a future that has ``result``,
             ``cancel`` and ``add_done_callback``, as those of `concurrent.futures` and
             of Dask.
+        population: ``"auto"`` or ``"always"``.
+
+    Yields:
+        Each row, and of each group of several trials how they trained.
     """
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    futures = [executor.submit(run_packed, packed, trial) for trial in trials]
+    futures: list[Any] = []
+
+    def submit(function: Any, *args: Any) -> None:
+        futures.append(executor.submit(function, packed, *args))
+        futures[-1].add_done_callback(done.put)
+
     try:
-        for future in futures:
-            future.add_done_callback(done.put)
-        for _ in futures:
-            yield done.get().result()
+        for group in groups:
+            if len(group) == 1:
+                submit(run_packed, group[0])
+            else:
+                submit(run_packed_group, group, population)
+        finished = 0
+        while finished < len(futures):
+            result = done.get().result()
+            finished += 1
+            if isinstance(result, Row):
+                yield result
+                continue
+            yield result.choice
+            if result.rows is not None:
+                yield from result.rows
+                continue
+            for trial in _trials_of(groups, result):
+                submit(run_packed, trial)
     except BaseException:
         for future in futures:
             future.cancel()
         raise
+
+
+def _trials_of(groups: Sequence[Sequence[Trial]], outcome: Outcome) -> Sequence[Trial]:
+    """Return the trials of a group that came back without rows."""
+    wanted = outcome.choice.trials
+    return next(
+        group for group in groups if len(group) > 1 and describe_trials(group) == wanted
+    )
 
 
 def _start_worker() -> None:
