@@ -1,0 +1,63 @@
+"""Power loss: writes that were not flushed are dropped, and what was saved still loads.
+
+SIGKILL can't show this: the system keeps what a dead process wrote. So all calls of a
+run are recorded, and after each one the states are rebuilt that a crash could leave.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from faults import counting, evidence
+from faults.crash_log import Disk, marks, read_log
+from faults.extent import SEED, choose
+from faults.processes import Server
+from handful import Run
+from handful.train.checkpoint import newest_checkpoint
+
+PARTS = [2, 3, 5]
+"""Epochs after which `fit` returns; with each save an older one is deleted."""
+
+
+@pytest.mark.fault(13)
+@pytest.mark.timeout(0)
+def test_what_was_saved_outlives_a_loss_of_power(shim: Server, tmp_path: Path) -> None:
+    disk_path, log = tmp_path / "disk", tmp_path / "calls"
+    disk_path.mkdir()
+    facts = {"name": "averaged", "data": str(tmp_path), "epochs": PARTS}
+    path = disk_path / "new" / "run"
+    job = shim.run(
+        "train in parts", tmp_path / "log", run_dir=str(path), calls=str(log), **facts
+    )
+    assert job.exit == 0, job.printed()
+    calls = read_log(log)
+    assert len(marks(calls)) == len(PARTS)
+
+    rng, disk, saved, number = random.Random(SEED), Disk(disk_path), -1, 0
+    crash = tmp_path / "crash"
+    # The short form looks at some of the moments, the long one at all, and longer.
+    chance = choose(150, 10**6) / len(calls)
+    for call in calls:
+        disk.do(call)
+        if call.name == "mark":
+            saved = int(call.path)
+        elif saved < 0 or rng.random() > chance:
+            continue
+        for state in disk.states(rng, choose(1, 20)):
+            state.write(crash)
+            check(crash / "new" / "run", saved)
+            shutil.rmtree(crash)
+            number += 1
+    counting.count(13, "passed", number)
+
+
+def check(path: Path, saved: int) -> None:
+    """Check that a state of the disk has all that a run needs to go on."""
+    assert evidence.newest_whole(path) >= saved
+    found, checkpoint, _ = newest_checkpoint(path / "checkpoints")
+    assert checkpoint.progress["step"] == int(found.name[5:]) >= saved
+    assert Run.load(path).config["epochs"] in PARTS
