@@ -1,15 +1,18 @@
 """Counts of what was run, by the rows of the table; a plugin of pytest.
 
-``scripts/faults`` loads it with ``-p faults.counting``; ``FAULTS_REPORT`` names the file
-of counts, which is written after each test and, by long tests, in between. Without the
-variable it only counts.
+``scripts/faults`` loads it with ``-p faults.counting``; ``FAULTS_REPORT`` names a file
+of counts, which is written after each test, and by long tests in between; without it
+nothing is written.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,16 @@ def _write() -> None:
         return
     path = Path(target)
     partial = path.with_name(f".{path.name}.tmp")
-    report = {"rows": _counts, "facts": _facts}
+    report = {
+        "rows": _counts,
+        "facts": _facts,
+        "command": os.environ.get("FAULTS_COMMAND", "pytest"),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": (
+            f"{platform.system()}, Python {platform.python_version()}, "
+            f"torch {version('torch')}"
+        ),
+    }
     partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
 

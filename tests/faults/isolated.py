@@ -13,7 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from faults import evidence
+from faults.reading import read_all, read_deadly
+from faults.samples import Large
 from faults.trainings import make_training
+from handful import DataLoader
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_RDONLY, _MS_REMOUNT, _MS_REC, _MS_PRIVATE = 1, 32, 0x4000, 1 << 18
@@ -50,15 +54,8 @@ def remount_read_only(path: Path) -> bool:
     return libc.mount(b"tmpfs", bytes(path), b"tmpfs", flags, None) == 0
 
 
-def probe(say: Say) -> None:
-    """Say whether mount namespaces can be made here."""
-    say(can_mount=enter_namespace())
-
-
 def fill_disk(say: Say, run_dir: str, data: str, size: str) -> None:
     """Train on a disk that is full after some checkpoints; say what is left there."""
-    from faults import evidence
-
     path = Path(run_dir)
     path.parent.mkdir()
     if not (enter_namespace() and mount_tmpfs(path.parent, size)):
@@ -128,17 +125,7 @@ def load_with_few_files(say: Say, most: int) -> None:
 
 
 def _read_large_batches(say: Say) -> None:
-    from faults.samples import Large
-    from handful import DataLoader
-
-    loader = DataLoader(Large(), 8, num_workers=4, prefetch_factor=4)
-    batches = []
-    try:
-        for batch in loader:
-            batches.append(batch)
-    except Exception as error:
-        say(error=type(error).__name__, message=str(error))
-    say(batches=len(batches))
+    read_all(say, DataLoader(Large(), 8, num_workers=4, prefetch_factor=4))
 
 
 def read_as_nobody(say: Say, run_dir: str, data: str) -> None:
@@ -155,7 +142,7 @@ def read_as_nobody(say: Say, run_dir: str, data: str) -> None:
 
 
 MORE_JOBS: dict[str, Callable[..., None]] = {
-    "probe": probe,
+    "read deadly": read_deadly,
     "fill disk": fill_disk,
     "train read-only": train_read_only,
     "load with full shm": load_with_full_shm,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -84,6 +86,13 @@ class Jump(Callback):
             Shim().set_clock(self.jumps[str(state.step)])
 
 
+def take_terminal(path: str) -> None:
+    """Let a terminal be this process's own; its end is a SIGHUP."""
+    descriptor = os.open(path, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(descriptor, number)
+
+
 def set_shim(folder: str, shim: dict[str, Any]) -> Shim:
     """Let the preloaded library do to a folder what a test asks for."""
     library = Shim()
@@ -109,6 +118,7 @@ def train(
     sleep_at: int | None = None,
     waits: bool = False,
     jumps: dict[str, float] | None = None,
+    terminal: str | None = None,
     shim: dict[str, Any] | None = None,
     make: dict[str, Any] | None = None,
     trainer: dict[str, Any] | None = None,
@@ -116,6 +126,8 @@ def train(
 ) -> None:
     """Train, or go on."""
     library = None if shim is None else set_shim(run_dir, shim)
+    if terminal is not None:
+        take_terminal(terminal)
     training = make_training(name, Path(data), **(make or {}))
     tell = Tell(say, steps, saves, sleep_at=sleep_at, waits=waits)
     run = training.trainer(callbacks=[tell], **(trainer or {})).fit(
@@ -132,7 +144,7 @@ def train_in_parts(
     say: Say, name: str, run_dir: str, data: str, calls: str, epochs: list[int]
 ) -> None:
     """Train in several runs of `fit`, each of which goes on; mark the end of each."""
-    library = set_shim(str(Path(run_dir).parent), {"log": calls})
+    library = set_shim(str(Path(calls).parent / "disk"), {"log": calls})
     for number, last in enumerate(epochs):
         training = make_training(name, Path(data))
         fit = {**training.fit, "epochs": last, "checkpoint_every": None}
@@ -142,6 +154,21 @@ def train_in_parts(
         # What `fit` has saved when it returns must outlive a loss of power.
         library.mark(str(len(run.steps)))
         say(done=len(run.steps))
+
+
+def go_on(say: Say, name: str, data: str, paths: list[str], epochs: int) -> None:
+    """Let one run after another go on."""
+    for path in paths:
+        say(path=path)
+        training = make_training(name, Path(data))
+        fit = {**training.fit, "epochs": epochs, "checkpoint_every": None}
+        training.trainer(callbacks=[Tell(say, [], [])]).fit(
+            training.train, **fit, run_dir=path, resume=True
+        )
+        digest = hashlib.sha256()
+        for value in training.model.state_dict().values():
+            digest.update(value.numpy().tobytes())
+        say(weights=digest.hexdigest())
 
 
 def warm_up() -> None:
@@ -155,5 +182,6 @@ def warm_up() -> None:
 JOBS: dict[str, Callable[..., None]] = {
     "train": train,
     "train in parts": train_in_parts,
+    "go on": go_on,
     **MORE_JOBS,
 }

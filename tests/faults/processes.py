@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -111,7 +112,8 @@ class Job:
         line = self._server.hear(timeout)
         if "exit" in line:
             # Workers that have survived it; the group's number is still its own.
-            os.killpg(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
             self._server.send({"reap": True})
             rest = self._server.hear(60)
             self.exit = int(rest["exit"])

@@ -92,7 +92,11 @@ FAULTS = {
         "an error with its pid and samples within 10 s",
         _WORKERS,
     ),
-    21: Fault("a worker hangs", "said at the time-out, with its samples", _WORKERS),
+    21: Fault(
+        "a worker hangs",
+        "named at the time-out, with its samples and its stack",
+        _WORKERS,
+    ),
     22: Fault("a worker raises", "its traceback and the sample", _WORKERS),
     23: Fault(
         "/dev/shm is full",

@@ -29,7 +29,7 @@ class Deadly(Dataset[Any]):
     """Numbers; one of them ends the process that reads it, or stops it for long.
 
     Args:
-        how: ``kill``, ``segfault``, ``quit``, ``hang`` or ``raise``.
+        how: ``kill``, ``segfault``, ``quit``, ``hang``, ``nap`` or ``raise``.
     """
 
     def __init__(self, how: str) -> None:
@@ -55,6 +55,9 @@ class Deadly(Dataset[Any]):
 
     def _hang(self) -> None:
         self.gate.wait(60)
+
+    def _nap(self) -> None:
+        self.gate.wait(1)
 
     def _raise(self) -> None:
         raise OSError(f"nothing at {BAD}")

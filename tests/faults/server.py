@@ -15,7 +15,6 @@ late can reach another process.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -42,9 +41,6 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             _be_child(out, order)
-        with contextlib.suppress(OSError):  # the child may have done it, or ended
-            os.setpgid(pid, pid)
-        _say(out, pid=pid)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         _say(out, exit=None)
         sys.stdin.readline()  # the order to reap
@@ -58,7 +54,8 @@ def _be_child(out: int, order: dict[str, Any]) -> None:
 
     code = 1
     try:
-        os.setpgid(0, 0)
+        os.setsid()
+        _say(out, pid=os.getpid())
         _die_with_parent()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

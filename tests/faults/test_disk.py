@@ -1,4 +1,4 @@
-"""Disks that are full, broken, unreadable or read-only: said so, and nothing is lost."""
+"""Disks that are full, broken, unreadable or read-only: told, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_write_that_fails_leaves_the_earlier_checkpoint(
 ) -> None:
     for file in ("model", "optimizer", "averages", "manifest")[: choose(2, 4)]:
         for save in range(2, choose(3, 8)):
-            path = tmp_path / f"{file} {save}"
+            path = tmp_path / f"{len(file)} {save}"
             failure = {"call": "write", "part": f".tmp/{file}.", "error": errno.EIO}
             fail_in_save(
                 train, path, [{**failure, "first": save}], "Input/output error"
@@ -68,7 +68,7 @@ def test_flush_that_fails_is_no_save(
 ) -> None:
     for part in ("model.safetensors", "manifest.json", "/checkpoints$"):
         for save in range(2, choose(3, 8)):
-            path = tmp_path / f"{part.strip('/$')} {save}"
+            path = tmp_path / f"{len(part)} {save}"
             failure = {"call": "fsync", "part": part, "error": errno.EIO}
             fail_in_save(
                 train, path, [{**failure, "first": save}], "Input/output error"

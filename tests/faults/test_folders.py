@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,46 +13,39 @@ import pytest
 from faults import counting, evidence
 from faults.conftest import Train, Twin
 from faults.extent import seeds
-from faults.processes import TESTS, Server
+from faults.processes import Server
 from handful import Run
 
 
-def train_apart(run_dir: Path, data: Path) -> subprocess.CompletedProcess[str]:
-    """Go on with a run in a process that is not the server's."""
-    code = (
-        "import sys; from faults.jobs import train\n"
-        "train(print, 'workers', *sys.argv[1:], resume=True)"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, str(run_dir), str(data)],
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+@pytest.fixture
+def another() -> Iterator[Server]:
+    """Start a second server, so that two trainings can run at a time."""
+    started = Server(None)
+    yield started
+    started.close()
 
 
 @pytest.mark.fault(18, 19)
 def test_second_run_is_refused_while_the_first_lives_and_not_after_its_death(
-    start: Train, twin: Callable[[str], Twin], tmp_path: Path
+    start: Train, another: Server, twin: Callable[[str], Twin], tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
+    facts = {"name": "workers", "run_dir": str(path), "data": str(tmp_path)}
     job = start("workers", path, steps=[20], sleep_at=20)
     assert job.hear("asleep") == 20
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
-    done = train_apart(path, tmp_path)
-    assert done.returncode == 1
-    assert f"RunError: {path} is in use by another training" in done.stderr
+    second = another.run("train", tmp_path / "second", resume=True, **facts)
+    assert second.get("error") == "RunError"
+    assert f"{path} is in use by another training" in second.get("message")
     after = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
     assert after == before
     counting.count(18, "passed")
 
     # Its workers, which hold its files open, are still there.
     os.kill(job.pid, signal.SIGKILL)
-    done = train_apart(path, tmp_path)
+    second = another.run("train", tmp_path / "second", resume=True, **facts)
     job.wait()
-    assert done.returncode == 0, done.stderr
+    assert second.exit == 0, second.printed()
     assert evidence.last_state(path) == twin("workers").state
     counting.count(19, "passed")
 
@@ -118,5 +109,30 @@ def test_run_of_the_future_goes_on_today(
     job.hear("step")
     job.send(signal.SIGTERM)
     assert job.wait().exit == 143
+    assert train("mlp", path, resume=True).exit == 0
+    assert evidence.last_state(path) == twin("mlp").state
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("changed", ["value", "label", "length"])
+def test_data_that_changed_are_refused_and_nothing_is_touched(
+    start: Train,
+    train: Train,
+    twin: Callable[[str], Twin],
+    tmp_path: Path,
+    changed: str,
+) -> None:
+    path = tmp_path / "run"
+    job = start("mlp", path, steps=[50], waits=True)
+    assert job.hear("step") == 50
+    job.send(signal.SIGTERM)
+    assert job.wait().exit == 143
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    job = train("mlp", path, resume=True, make={"changed": changed})
+    assert job.exit == 1
+    assert "Error" in job.get("error")
+    assert "data" in job.get("message")
+    after = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    assert after == before
     assert train("mlp", path, resume=True).exit == 0
     assert evidence.last_state(path) == twin("mlp").state

@@ -1,4 +1,4 @@
-"""SIGKILL before every single call that changes a file: the old or the new one loads."""
+"""SIGKILL before each call that changes a file: the old or the new checkpoint loads."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_killed_before_any_call_the_old_or_the_new_checkpoint_goes_on(
     old, done = evidence.newest_whole(base), Counter[int]()
     expected = None
     chosen = [n for n, c in enumerate(calls, 1) if c.name != "mark"]
-    stride = -(-len(chosen) // choose(40, 10**6))
+    stride = -(-len(chosen) // choose(20, 10**6))
     for is_torn in (False, True)[: choose(1, 2)]:
         for number in chosen[::stride]:
             call = calls[number - 1]

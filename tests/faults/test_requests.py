@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import random
 import signal
 import time
@@ -70,6 +72,29 @@ def test_second_interrupt_ends_a_step_that_takes_long(
     assert job.exit == 130, job.printed()
     assert evidence.newest_whole(path) == 24
     assert train("averaged", path, resume=True).exit == 0
+
+
+@pytest.mark.fault(7)
+@pytest.mark.timeout(0)
+def test_terminal_that_goes_away_loses_nothing(
+    start: Train, train: Train, twin: Callable[[str], Twin], tmp_path: Path
+) -> None:
+    for seed in seeds(2, 20):
+        name, path = names(seed), tmp_path / str(seed)
+        undisturbed = twin(name)
+        step = random.Random(seed).randint(10, undisturbed.num_steps - 1)
+        keyboard, screen = pty.openpty()
+        terminal = {"terminal": os.ttyname(screen), "trainer": {"progress": "bar"}}
+        job = start(name, path, steps=[step], waits=True, **terminal)
+        assert job.hear("step") == step
+        os.close(screen)
+        os.close(keyboard)
+        job.wait()
+        assert job.exit == 129, job.get("message")
+        assert evidence.newest_whole(path) >= step
+        assert train(name, path, resume=True).exit == 0
+        assert evidence.last_state(path) == undisturbed.state
+        counting.count(7, "passed")
 
 
 @pytest.mark.fault(8)

@@ -53,10 +53,19 @@ class Training:
         return Trainer(self.model, **{**fixed, **self.options, **more})
 
 
-def make_mlp(folder: Path, workers: int = 0) -> Training:
+def make_mlp(folder: Path, workers: int = 0, changed: str = "") -> Training:
     """Dropout, Adam, a schedule by steps, captured steps, arrays in memory."""
     X = torch.randn(192, 8)
     y = X[:, :4].argmax(1)
+    if changed == "value":
+        X[7, 3] += 1
+    if changed == "label":
+        y[7] = (y[7] + 1) % 4
+    if changed == "length":
+        X, y = X[:-1], y[:-1]
+    if changed.startswith(("nan", "inf")):
+        value, sample = changed.split()
+        X[int(sample), 0] = float(value)
     layers = nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 4)
     schedule = "cosine:warmup=10,unit=step"
     return Training(
@@ -172,7 +181,7 @@ def make_buckets(folder: Path, workers: int = 0) -> Training:
     path = folder / "lines.jsonl"
     numbers = torch.Generator().manual_seed(5)
     rows = []
-    for i in range(90):
+    for _ in range(90):
         length = 1 + int(torch.randint(12, (), generator=numbers))
         tokens = torch.randint(1, 20, (length,), generator=numbers).tolist()
         rows.append({"tokens": tokens, "label": tokens[0] % 2})
