@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -93,6 +94,13 @@ def take_terminal(path: str) -> None:
         os.dup2(descriptor, number)
 
 
+def limit_memory(more: int) -> None:
+    """Let this process have so many bytes more than it has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+
 def set_shim(folder: str, shim: dict[str, Any]) -> Shim:
     """Let the preloaded library do to a folder what a test asks for."""
     library = Shim()
@@ -119,6 +127,7 @@ def train(
     waits: bool = False,
     jumps: dict[str, float] | None = None,
     terminal: str | None = None,
+    memory: int | None = None,
     shim: dict[str, Any] | None = None,
     make: dict[str, Any] | None = None,
     trainer: dict[str, Any] | None = None,
@@ -128,6 +137,8 @@ def train(
     library = None if shim is None else set_shim(run_dir, shim)
     if terminal is not None:
         take_terminal(terminal)
+    if memory is not None:
+        limit_memory(memory)
     training = make_training(name, Path(data), **(make or {}))
     tell = Tell(say, steps, saves, sleep_at=sleep_at, waits=waits)
     run = training.trainer(callbacks=[tell], **(trainer or {})).fit(

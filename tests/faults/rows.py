@@ -108,7 +108,7 @@ FAULTS = {
     26: Fault(
         "out of memory in training, in evaluation",
         "smaller parts by policy, the same steps",
-        "an allocator's error in the model",
+        "RLIMIT_AS below what a batch takes; on an accelerator not run",
     ),
     27: Fault("a rank dies", "every rank ends", "", "needs several ranks"),
     28: Fault(

@@ -54,10 +54,10 @@ class Deadly(Dataset[Any]):
         os._exit(3)
 
     def _hang(self) -> None:
-        self.gate.wait(60)
+        self.gate.wait(2.5)
 
     def _nap(self) -> None:
-        self.gate.wait(1)
+        self.gate.wait(0.6)
 
     def _raise(self) -> None:
         raise OSError(f"nothing at {BAD}")

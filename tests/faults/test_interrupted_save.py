@@ -80,7 +80,7 @@ def test_killed_before_any_call_the_old_or_the_new_checkpoint_goes_on(
     old, done = evidence.newest_whole(base), Counter[int]()
     expected = None
     chosen = [n for n, c in enumerate(calls, 1) if c.name != "mark"]
-    stride = -(-len(chosen) // choose(20, 10**6))
+    stride = -(-len(chosen) // choose(10, 10**6))
     for is_torn in (False, True)[: choose(1, 2)]:
         for number in chosen[::stride]:
             call = calls[number - 1]

@@ -1,4 +1,4 @@
-"""Numbers that are none: the run stops, or leaves the step out, and says where."""
+"""Numbers that are none, memory that is short: told, or dealt with by policy."""
 
 from __future__ import annotations
 
@@ -47,3 +47,29 @@ def test_step_that_is_not_finite_is_left_out_by_policy(
         assert run.history[-1]["skipped_steps"] == len(run.history)
         assert any(re.search(rf"\b{sample}\b", e["message"]) for e in run.events)
         counting.count(30, "passed")
+
+
+@pytest.mark.fault(26)
+@pytest.mark.timeout(0)
+def test_step_that_finds_no_memory_is_done_in_parts_by_policy(
+    train: Train, tmp_path: Path
+) -> None:
+    whole, path = tmp_path / "whole", tmp_path / "run"
+    job = train("hungry", whole, trainer={"micro_batch_size": 8})
+    assert job.exit == 0, job.printed()
+    for epochs in (2, 4):  # a run that goes on keeps the size
+        options = {"trainer": {"on_out_of_memory": "split"}, "memory": 400 * 2**20}
+        fit = {"epochs": epochs}
+        job = train("hungry", path, resume=epochs > 2, fit=fit, **options)
+        assert job.exit == 0, job.printed()
+    one, other = evidence.last_state(path), evidence.last_state(whole)
+    assert (one["tensors"], one["steps"]) == (other["tensors"], other["steps"])
+    assert any(event["kind"] == "out of memory" for event in evidence.read_events(path))
+
+
+@pytest.mark.fault(26)
+def test_step_that_finds_no_memory_says_so(train: Train, tmp_path: Path) -> None:
+    job = train("hungry", tmp_path / "run", memory=400 * 2**20)
+    assert job.exit == 1
+    assert job.get("error") == "TrainingError"
+    assert "micro_batch_size=8" in job.get("message")

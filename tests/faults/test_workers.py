@@ -80,12 +80,12 @@ def test_worker_that_hangs_is_named_with_its_samples_and_stack(
 def test_time_in_which_the_process_was_stopped_is_no_time_out(
     server: Server, tmp_path: Path, kind: str
 ) -> None:
-    options = {"num_workers": 1, "timeout": 2, "worker_type": kind}
+    options = {"num_workers": 1, "timeout": 1.2, "worker_type": kind}
     job = server.start("read deadly", tmp_path / "log", how="nap", options=options)
     assert job.hear("batches_begin") is not None
     time.sleep(0.3)
     job.send_all(signal.SIGSTOP)
-    time.sleep(choose(3, 61))
+    time.sleep(choose(2, 61))
     job.send_all(signal.SIGCONT)
     job.wait()
     assert (job.get("batches"), job.get("error")) == (6, None), job.get("message")

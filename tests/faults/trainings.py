@@ -226,6 +226,27 @@ def make_images(folder: Path, workers: int = 0) -> Training:
     return Training(model, loader, {"lr": 0.01}, {"epochs": 6, "checkpoint_every": 1})
 
 
+class Hungry(nn.Module):
+    """Takes 32 MiB for each sample for a moment, and does nothing with it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.empty(len(x), 2**25, dtype=torch.uint8)
+        return x
+
+
+def make_hungry(folder: Path, workers: int = 0) -> Training:
+    """Batches of 16 samples that take half a gibibyte, in training and validation."""
+    X = torch.randn(64, 8)
+    y = X[:, :4].argmax(1)
+    model = nn.Sequential(nn.Linear(8, 16), Hungry(), nn.ReLU(), nn.Linear(16, 4))
+    return Training(
+        model,
+        DataLoader((X, y), batch_size=16, shuffle=True, seed=7),
+        {"lr": 0.01, "engine": "eager"},
+        {"epochs": 4, "valid": DataLoader((X, y), batch_size=16)},
+    )
+
+
 TRAININGS: dict[str, Callable[..., Training]] = {
     "mlp": make_mlp,
     "cnn": make_cnn,
@@ -239,4 +260,5 @@ TRAININGS: dict[str, Callable[..., Training]] = {
 def make_training(name: str, folder: Path, **options: Any) -> Training:
     """Return a training, from the same weights and the same data each time."""
     torch.manual_seed(0)
-    return {**TRAININGS, "images": make_images}[name](folder, **options)
+    more = {"images": make_images, "hungry": make_hungry}
+    return {**TRAININGS, **more}[name](folder, **options)

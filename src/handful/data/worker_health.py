@@ -90,11 +90,12 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
+        self._most = min(seconds / 4, SLICE_SECONDS)
 
     @property
     def slice_seconds(self) -> float:
         """How long to wait now."""
-        return min(self.left, SLICE_SECONDS)
+        return min(self.left, self._most)
 
     @contextmanager
     def spent(self) -> Iterator[None]:
