@@ -54,7 +54,7 @@ def remount_read_only(path: Path) -> bool:
     return libc.mount(b"tmpfs", bytes(path), b"tmpfs", flags, None) == 0
 
 
-def fill_disk(say: Say, run_dir: str, data: str, size: str) -> None:
+def fill_disk(say: Say, run_dir: str, data: str, size: str, policy: str) -> None:
     """Train on a disk that is full after some checkpoints; say what is left there."""
     path = Path(run_dir)
     path.parent.mkdir()
@@ -62,10 +62,10 @@ def fill_disk(say: Say, run_dir: str, data: str, size: str) -> None:
         say(unable="mounting is not allowed")
         return
     training = make_training("averaged", Path(data))
-    training.fit["epochs"] = 200
+    training.fit |= {"epochs": 200, "on_save_error": policy}
     try:
         run = training.trainer().fit(training.train, **training.fit, run_dir=path)
-        say(status=run.status)
+        say(status=run.status, told=[event["message"] for event in run.events])
     except BaseException as error:
         say(error=type(error).__name__, message=str(error))
     steps = evidence.list_steps(path)

@@ -30,15 +30,18 @@ def skip_if_unable(job: Job) -> None:
 def test_full_disk_is_told_and_earlier_checkpoints_stay(
     server: Server, tmp_path: Path
 ) -> None:
-    for size in ("400k", "600k", "1m", "1500k")[: choose(1, 4)]:
-        folder = tmp_path / size
+    policies = [("stop", "400k"), ("continue", "400k"), ("stop", "1m")]
+    for policy, size in [*policies, ("continue", "1500k")][: choose(2, 4)]:
+        folder = tmp_path / f"{policy} {size}"
         folder.mkdir()
         path = folder / "disk" / "run"
         facts = {"run_dir": str(path), "data": str(folder), "size": size}
-        job = server.run("fill disk", folder / "log", **facts)
+        job = server.run("fill disk", folder / "log", policy=policy, **facts)
         skip_if_unable(job)
         assert job.exit == 0, job.printed()
-        assert "No space left on device" in job.get("message")
+        told = job.get("message") if policy == "stop" else "\n".join(job.get("told"))
+        assert "No space left on device" in told
+        assert job.get("status") == (None if policy == "stop" else "finished")
         assert len(job.get("steps")) >= 2
         assert all(job.get("whole"))
         assert job.get("again") == "finished"

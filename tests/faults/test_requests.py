@@ -70,7 +70,7 @@ def test_second_interrupt_ends_a_step_that_takes_long(
     job.wait()
     assert time.monotonic() - began < 2
     assert job.exit == 130, job.printed()
-    assert evidence.newest_whole(path) == 24
+    assert 24 <= evidence.newest_whole(path) <= 30
     assert train("averaged", path, resume=True).exit == 0
 
 
