@@ -15,6 +15,7 @@ late can reach another process.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -69,11 +70,13 @@ def _be_child(out: int, order: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         code = 130
     except BaseException as error:
-        traceback.print_exc()
-        _say(out, error=type(error).__name__, message=str(error)[:3000])
+        shown = traceback.format_exc()[-3000:]
+        _say(out, error=type(error).__name__, message=str(error)[:3000], shown=shown)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a terminal that has gone away
+            traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 

