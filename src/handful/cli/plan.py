@@ -189,10 +189,10 @@ def _check_new(out: Path, *, fresh: bool) -> bool:
 
 def _plan_resume(given: Settings, out: Path | None) -> Plan:
     from handful.cli.config import read_config
-    from handful.runs.run import Run
+    from handful.runs.salvage import load_salvaged
 
     path = _find_run(given, out)
-    run = Run.load(path)
+    run = load_salvaged(path)
     _check_has_checkpoint(path)
     stored = read_config(path / "config.yaml")
     if stored.recipe is None and given.recipe is None:

@@ -15,7 +15,6 @@ handed out; those read ahead are read again.
 from __future__ import annotations
 
 import functools
-import time
 import warnings
 import weakref
 from collections import deque
@@ -40,8 +39,10 @@ from handful.data.order import SeededSampler
 from handful.data.pinning import pin_batch
 from handful.data.reading import fills_batches
 from handful.data.sample_batches import SampleReader, SampleWork
+from handful.data.thread_workers import THREAD_NAME
 from handful.data.torch_path import SingleProcessIterator
-from handful.data.worker_health import STALL_SECONDS
+from handful.data.worker_health import STALL_SECONDS, Patience
+from handful.data.worker_stacks import thread_stacks
 from handful.errors import DataError, WorkerError
 
 if TYPE_CHECKING:
@@ -161,23 +162,29 @@ class ThreadIterator(SingleProcessIterator):
         return epoch, loader.seed, loader.on_error, *map(id, things)
 
     def _wait(self, index: Any, work: Work) -> Outcome:
-        began, has_warned = time.monotonic(), False
+        limit, has_warned = self._loader.timeout or STALL_SECONDS, False
+        patience = Patience(limit)
         while True:
             try:
-                return work.future.result(self._loader.timeout or STALL_SECONDS)
+                with patience.spent():
+                    return work.future.result(patience.slice_seconds)
             except FutureTimeoutError:
                 if work.future.done():  # Just now, or it is the data set's own error.
                     return work.future.result()
+            if patience.left > 0:
+                continue
+            patience = Patience(limit)
             if self._loader.timeout:
                 raise WorkerError(
                     f"a batch must be there within timeout={self._loader.timeout} "
-                    f"seconds; samples {index} are not read yet. Its threads go on."
+                    f"seconds; samples {index} are not read yet. Its threads go on.\n"
+                    + thread_stacks(THREAD_NAME)
                 )
             if not has_warned:
                 has_warned = True
                 warnings.warn(
                     "the threads of a DataLoader have not read a batch for "
-                    f"{time.monotonic() - began:.0f} seconds, of samples {index}. "
+                    f"{limit:.0f} seconds, of samples {index}. "
                     "Give the loader a timeout to stop instead.",
                     RuntimeWarning,
                     stacklevel=4,

@@ -9,6 +9,9 @@ from typing import Any
 
 from handful.data.batch_memory import BatchMemory
 
+THREAD_NAME = "handful-loader"
+"""How the names of all such threads begin."""
+
 
 class ThreadWorkers:
     """Threads that read for a loader, pass after pass.
@@ -42,7 +45,7 @@ class ThreadWorkers:
         if self._executor is None or self._process != os.getpid():
             # The threads of a process are not there in one forked from it.
             self._process = os.getpid()
-            self._executor = ThreadPoolExecutor(self.count, "handful-loader")
+            self._executor = ThreadPoolExecutor(self.count, THREAD_NAME)
         self._executor.submit(work, *args)
 
     def __reduce__(self) -> tuple[Any, ...]:

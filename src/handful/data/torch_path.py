@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd import profiler
-from torch.utils.data import IterableDataset, IterDataPipe, MapDataPipe
+from torch.utils.data import IterableDataset, IterDataPipe, MapDataPipe, _utils
 from torch.utils.data._utils import worker as torch_worker
 from torch.utils.data.dataloader import (
     _MultiProcessingDataLoaderIter,
@@ -28,7 +28,13 @@ from handful.data.image_source import KeyedImages, find_images
 from handful.data.indices import Indices, has_state
 from handful.data.order import mix_seed
 from handful.data.pinning import pin_batch
-from handful.data.worker_health import StallWatch, explain_death
+from handful.data.worker_health import (
+    Patience,
+    StallWatch,
+    explain_death,
+    explain_hang,
+)
+from handful.data.worker_stacks import WorkerStacks
 from handful.data.worker_state import (
     Parcel,
     Restore,
@@ -207,6 +213,10 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         self._has_keys = images is not None and images.files.changes.is_random
         if images is not None and self._has_keys:
             replaced["dataset"] = KeyedImages(images)
+        self._stacks = None
+        if loader.timeout > 0 and WorkerStacks.are_possible():
+            self._stacks = WorkerStacks()
+            replaced["worker_init_fn"] = self._stacks.start(loader.worker_init_fn)
         if self._is_watched(loader):
             context = loader.multiprocessing_context or torch.multiprocessing
             restores = self._states.restores(loader.batch_size)
@@ -310,9 +320,24 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         if self._indices.own is not None:
             self._indices.own.release(current.delivered)
 
-    def _try_get_data(self, *args: Any, **kwargs: Any) -> Any:
+    def _try_get_data(self, timeout: float = _utils.MP_STATUS_CHECK_INTERVAL) -> Any:
+        patience = Patience(timeout)
+        while True:
+            with patience.spent():
+                found = self._look(patience.slice_seconds)
+            if found[0]:
+                return found
+            if patience.left <= 0:
+                if self._timeout > 0:
+                    raise explain_hang(
+                        self._timeout, self._workers, self._held(), self._stacks
+                    )
+                return found
+
+    def _look(self, seconds: float) -> Any:
+        """Wait for a result for a while; return whether one came, and it."""
         try:
-            found = super()._try_get_data(*args, **kwargs)  # type: ignore[no-untyped-call]
+            found = super()._try_get_data(seconds)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             if "exited unexpectedly" not in str(error):
                 raise

@@ -6,13 +6,20 @@ import re
 import signal
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from handful.data.worker_stacks import WorkerStacks
 from handful.errors import WorkerError
 
 STALL_SECONDS = 60.0
 """How long workers may send nothing before a warning says so, once."""
+
+SLICE_SECONDS = 1.0
+"""How long is waited at a time; longer ones are not counted, see `Patience`."""
+
+_MOST_BETWEEN_LOOKS = 10.0
 
 _SHOWN_SAMPLES = 64
 
@@ -44,11 +51,68 @@ def explain_death(text: str, workers: Sequence[Any], held: Held) -> WorkerError:
     )
 
 
+def explain_hang(
+    seconds: float, workers: Sequence[Any], held: Held, stacks: WorkerStacks | None
+) -> WorkerError:
+    """Make the error for workers that have sent nothing until the time-out.
+
+    Args:
+        seconds: The loader's time-out.
+        workers: All worker processes.
+        held: What each was to read.
+        stacks: Knows where they are; None where that can't be known.
+
+    Returns:
+        The error. The caller raises it.
+    """
+    waiting = [(number, workers[number].pid) for number in held]
+    names = "; ".join(
+        f"worker {number}, pid {pid}, holds {_describe_held(held[number])}"
+        for number, pid in waiting
+    )
+    text = f"DataLoader timed out after {seconds} seconds: {names}."
+    for number, pid in waiting:
+        stack = "" if stacks is None else stacks.read(pid)
+        if stack:
+            text += f"\nWorker {number}, most recent call first:\n{stack}"
+    return WorkerError(text)
+
+
+class Patience:
+    """A time-out that doesn't run on while this process is stopped.
+
+    Waiting goes by slices, none of which counts for more than it was to take: a
+    process that was suspended for an hour has not waited for its workers for an hour.
+
+    Args:
+        seconds: How long to wait in all.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+        self._most = min(seconds / 4, SLICE_SECONDS)
+
+    @property
+    def slice_seconds(self) -> float:
+        """How long to wait now."""
+        return min(self.left, self._most)
+
+    @contextmanager
+    def spent(self) -> Iterator[None]:
+        """Count what is waited in here."""
+        most, began = self.slice_seconds, time.monotonic()
+        try:
+            yield
+        finally:
+            self.left -= min(time.monotonic() - began, most)
+
+
 class StallWatch:
     """Warns once when workers have sent nothing for `STALL_SECONDS`."""
 
     def __init__(self) -> None:
-        self._since = time.monotonic()
+        self._looked = time.monotonic()
+        self._waited = 0.0
         self._has_warned = False
 
     def note(self, *, got: bool, workers: Sequence[Any], held: Held) -> None:
@@ -60,9 +124,12 @@ class StallWatch:
             held: What each is to read.
         """
         now = time.monotonic()
+        # PyTorch looks every five seconds; more passes only where this process stops.
+        self._waited += min(now - self._looked, _MOST_BETWEEN_LOOKS)
+        self._looked = now
         if got:
-            self._since = now
-        elif now - self._since > STALL_SECONDS and not self._has_warned:
+            self._waited = 0.0
+        elif self._waited > STALL_SECONDS and not self._has_warned:
             self._has_warned = True
             stalled = "; ".join(
                 f"worker {number}, pid {workers[number].pid}, holds "
@@ -71,7 +138,7 @@ class StallWatch:
             )
             warnings.warn(
                 "no worker of a DataLoader has sent a batch for "
-                f"{now - self._since:.0f} seconds: {stalled}. "
+                f"{self._waited:.0f} seconds: {stalled}. "
                 "Give the loader a timeout to stop instead.",
                 RuntimeWarning,
                 stacklevel=4,
@@ -79,7 +146,7 @@ class StallWatch:
 
     def restart(self) -> None:
         """Begin to wait for a result now."""
-        self._since = time.monotonic()
+        self._looked, self._waited = time.monotonic(), 0.0
 
 
 def _describe_exit(code: int | None) -> str:

@@ -37,6 +37,7 @@ from handful.runs.files import (
     write_atomic,
 )
 from handful.runs.run import FORMAT_VERSION, STEP_DTYPE, Run
+from handful.runs.salvage import load_salvaged
 
 OWN_FILES = (
     "run.json",
@@ -80,7 +81,7 @@ def find_unfinished(root: Path, recipe: str) -> Path | None:
     newest: tuple[int, Path] | None = None
     for meta_path in root.glob("*/run.json") if root.is_dir() else ():
         try:
-            run = Run.load(meta_path.parent)
+            run = load_salvaged(meta_path.parent)
         except HandfulError:
             continue
         if run.config.get("recipe") == recipe and run.status in _UNFINISHED:
@@ -167,6 +168,8 @@ class RunFolder:
         """
         self.path = path
         _check_folder(path, resume=resume)
+        self._is_resumed = resume
+        self._new_parents = [p.parent for p in (path, *path.parents) if not p.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "checkpoints").mkdir(exist_ok=True)
@@ -192,8 +195,9 @@ class RunFolder:
     def start(self, run: Run) -> None:
         """Write the run as it stands: settings, history, steps and events so far.
 
-        The disk need not have any of it yet: without a checkpoint there is nothing
-        that a loss of power could take. `settle` is called before the first.
+        For a new run the disk need not have any of it yet: without a checkpoint there
+        is nothing that a loss of power could take. `settle` is called before the
+        first. A run that goes on has checkpoints, and they need what is replaced here.
 
         Raises:
             RunError: The disk refuses.
@@ -207,7 +211,7 @@ class RunFolder:
             ) from None
 
     def _write_all(self, run: Run) -> None:
-        write_config(self.path / "config.yaml", run.config)
+        write_config(self.path / "config.yaml", run.config, sync=self._is_resumed)
         _write_lines(self.path / "history.jsonl", run.history)
         _write_lines(self.path / "events.jsonl", run.events)
         content = _steps_header(len(run.steps)) + run.steps.tobytes()
@@ -220,11 +224,12 @@ class RunFolder:
         if not self._is_settled:
             sync_file(self.path / "config.yaml")
             sync_file(self.path / "run.json")
-            sync_folder(self.path)
+            for folder in (self.path, *self._new_parents):
+                sync_folder(folder)
             self._is_settled = True
 
     def write_status(self, run: Run, *, sync: bool = True) -> None:
-        """Write ``run.json``."""
+        """Write ``run.json``; of a run that goes on, always as with ``sync``."""
         meta = {
             "format_version": FORMAT_VERSION,
             "status": run.status,
@@ -232,7 +237,7 @@ class RunFolder:
             "environment": run.environment,
         }
         content = to_json(meta, indent=2).encode() + b"\n"
-        write_atomic(self.path / "run.json", content, sync=sync)
+        write_atomic(self.path / "run.json", content, sync=sync or self._is_resumed)
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``history.jsonl``."""
@@ -269,19 +274,20 @@ class RunFolder:
         self._lock.release()
 
 
-def write_config(path: Path, config: Mapping[str, Any]) -> None:
+def write_config(path: Path, config: Mapping[str, Any], *, sync: bool = False) -> None:
     """Write settings as YAML 1.2.
 
     Args:
         path: The file.
         config: Plain values: numbers, text, lists and mappings.
+        sync: Whether to wait until the disk has it.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     buffer = io.BytesIO()
     yaml.dump(dict(config), buffer)
-    write_atomic(path, buffer.getvalue(), sync=False)
+    write_atomic(path, buffer.getvalue(), sync=sync)
 
 
 def _check_folder(path: Path, *, resume: bool) -> None:

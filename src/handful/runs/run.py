@@ -188,7 +188,7 @@ def read_steps(path: Path) -> NDArray[np.void]:
     try:
         with path.open("rb") as file:
             steps = _read_rows(file)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # A damaged header can raise anything: TokenError, SyntaxError …
         raise RunError(f"{path} is not a NumPy file; it is damaged.") from None
     if steps.dtype != STEP_DTYPE or steps.ndim != 1:
         raise RunError(

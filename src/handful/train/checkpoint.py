@@ -9,9 +9,8 @@
       manifest.json           everything else; sizes and SHA-256 hashes of the files
 
 A checkpoint is written into a hidden sibling, each file is flushed to the disk, the
-manifest last; then the folder is renamed and its parent flushed (with it the names of
-the files, which are older: file systems write such changes in order, and the hashes
-tell if one does not). Only after that are older ones deleted. The newest valid one is
+manifest last, and then the folder with their names; it is renamed, and its parent
+flushed. Only after that are older ones deleted. The newest valid one is
 found by scanning. Nothing is pickled.
 """
 
@@ -120,6 +119,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         head = to_json({"format_version": CHECKPOINT_VERSION, "files": files})
         manifest = f"{head[:-1]}, {rest[1:]}".encode()
         write_synced(partial / MANIFEST_FILE, manifest)
+        sync_folder(partial)
         if final.exists():
             shutil.rmtree(former, ignore_errors=True)
             final.rename(former)

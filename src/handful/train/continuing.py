@@ -21,6 +21,7 @@ from handful.runs.run import (
     read_meta,
     read_steps,
 )
+from handful.runs.salvage import salvage
 from handful.train.checkpoint import (
     Checkpoint,
     is_checkpoint,
@@ -104,7 +105,7 @@ def continue_run(run: Run, origin: Origin, *, allow_changed: bool) -> Checkpoint
     progress = checkpoint.progress
     run.history = list(progress.get("history", []))
     run.steps = _first_steps(folder / "steps.npy", int(progress["step"]))
-    run.events = read_lines(folder / "events.jsonl")
+    run.events = salvage(read_lines, folder / "events.jsonl", [])
     run.events += [make_event("damaged checkpoint", reason) for reason in reasons]
     run.events.append(make_event("resumed", f"from {path.name}"))
     changes = describe_changes(read_config(folder / "config.yaml"), run.config)

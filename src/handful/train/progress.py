@@ -17,7 +17,7 @@ from rich.console import Console
 
 from handful.errors import ArgumentError, unknown_choice
 from handful.train.callbacks import Callback
-from handful.train.progress_bar import ProgressBar
+from handful.train.progress_bar import ProgressBar, terminal_may_go
 from handful.train.progress_notebook import NotebookTable, find_display
 from handful.train.record_text import write_epoch, write_number, write_record
 
@@ -124,8 +124,9 @@ class _EpochLines(Callback):
 
     def _write(self, line: str) -> None:
         # Not through rich, which would wrap the line at the width of the terminal.
-        self._console.file.write(line + "\n")
-        self._console.file.flush()
+        with terminal_may_go():
+            self._console.file.write(line + "\n")
+            self._console.file.flush()
 
 
 class _StepLines(_EpochLines):

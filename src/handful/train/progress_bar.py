@@ -6,9 +6,11 @@ the clock, and nothing is read back from the device.
 
 from __future__ import annotations
 
+import errno
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,10 +33,23 @@ from handful.train.record_text import (
 if TYPE_CHECKING:
     from handful.train.callbacks import FitState
 
-__all__ = ["BestSoFar", "Pace", "ProgressBar", "Standing"]
+__all__ = ["BestSoFar", "Pace", "ProgressBar", "Standing", "terminal_may_go"]
 
 REFRESH_SECONDS = 0.1
 """The least time between two drawings of the bar."""
+
+
+@contextmanager
+def terminal_may_go() -> Iterator[None]:
+    """Write to a terminal that may have gone away: then nobody reads, and all goes on.
+
+    The training gets a signal of it (SIGHUP), and saves its state.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 class ProgressBar(Callback):
@@ -83,16 +98,19 @@ class ProgressBar(Callback):
 
     def on_run_end(self, state: FitState) -> None:  # noqa: ARG002
         """Take the bar away; the table stays."""
-        self._table.print_pending()
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None
+        with terminal_may_go():
+            self._table.print_pending()
+        if live is not None:
+            with terminal_may_go():
+                live.stop()
 
     def _draw(self, state: FitState) -> None:
         self._lines.standing = self._pace.describe(state)
-        # Printing above the bar draws it anew, so one of the two is enough.
-        if not self._table.print_pending() and self._live is not None:
-            self._live.refresh()
+        with terminal_may_go():
+            # Printing above the bar draws it anew, so one of the two is enough.
+            if not self._table.print_pending() and self._live is not None:
+                self._live.refresh()
         self._due = monotonic() + REFRESH_SECONDS
 
 

@@ -15,6 +15,7 @@ from handful.data.first_batch import first
 from handful.errors import ArgumentError
 from handful.runs.folder import holds_run
 from handful.runs.run import Run
+from handful.runs.salvage import load_salvaged
 from handful.train.assembly import Assembly, FitSettings, make_step
 from handful.train.averaging import AveragedWeights
 from handful.train.batches import (
@@ -501,7 +502,7 @@ class Trainer:
 
 def _known_identity(run_dir: Path) -> Mapping[str, Any]:
     """Return the numeric identity of the run that goes on, as far as it is known."""
-    return Run.load(run_dir).identity if holds_run(run_dir) else {}
+    return load_salvaged(run_dir).identity if holds_run(run_dir) else {}
 
 
 def _versions(model: nn.Module) -> list[int]:

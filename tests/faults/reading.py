@@ -1,0 +1,32 @@
+"""Jobs that read batches by workers in trouble, and say what is raised."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from faults.samples import Deadly
+from handful import DataLoader
+
+Say = Callable[..., None]
+
+
+def read_deadly(say: Say, how: str, options: dict[str, Any]) -> None:
+    """Read a data set one of whose samples is trouble; say what came of it."""
+    began = time.monotonic()
+    read_all(say, DataLoader(Deadly(how), 2, **options))
+    say(seconds=time.monotonic() - began)
+
+
+def read_all(say: Say, loader: Any) -> None:
+    """Read a pass; say how many batches came, and what was raised."""
+    kept = []
+    say(batches_begin=True)
+    try:
+        kept.extend(loader)
+    except Exception as error:
+        shown = "".join(traceback.format_exception(error))
+        say(error=type(error).__name__, message=str(error)[:3000], shown=shown[-3000:])
+    say(batches=len(kept))
