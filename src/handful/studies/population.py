@@ -402,7 +402,8 @@ def _cut(bench: Bench) -> list[int]:
 def _columns(data: Any) -> Columns:
     if type(data) is not Columns:
         raise ApartError("their data do not lie in arrays")
-    return data
+    columns: Columns = data
+    return columns
 
 
 def _pick(batch: Any, index: int) -> Any:
