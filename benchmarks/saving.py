@@ -20,6 +20,7 @@ from measure import (
     markdown_table,
     now,
     run_interleaved,
+    run_job,
     spread,
     values_by_threads,
     write_json,
@@ -33,13 +34,16 @@ def main() -> int:
     """Measure, print a table and write the results."""
     args = read_arguments()
     every = f"{args.every}steps"
+    batch_sizes = {
+        count: run_job(Job(HERE / "saving_works.py", {"step_ms": args.step_ms}, count))
+        for count in args.threads
+    }
     sides = [Side(NEVER, "saves at the end"), Side(OFTEN, f"saves every {every}")]
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
 
         def make_job(side: Side, threads: int) -> Job:
             spec = {
-                "width": args.width,
-                "batch_size": args.batch_size,
+                **batch_sizes[threads],
                 "steps": args.steps,
                 "save_every": every if side.name == OFTEN else NEVER,
                 "folder": folder,
@@ -56,6 +60,7 @@ def main() -> int:
             "time": now(),
             "machine": describe_machine(),
             "every_steps": args.every,
+            "batch_sizes": batch_sizes,
             "sides": [{"name": side.name, "runs": side.runs} for side in sides],
         },
     )
@@ -65,8 +70,7 @@ def main() -> int:
 def read_arguments() -> Any:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=2500, help="of two layers")
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--step-ms", type=float, default=20, help="what a step takes")
     parser.add_argument("--steps", type=int, default=350)
     parser.add_argument("--every", type=int, default=100, help="steps")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -29,24 +30,56 @@ class Clock(Callback):
         self.times.append(time.perf_counter())
 
 
+WIDTH, BALLAST_BYTES = 1000, 84_000_000
+"""Of the two layers; of a buffer that makes the checkpoint large and no step slower."""
+
+
+def make_model() -> nn.Module:
+    """Return two layers with a large buffer; 100 MB with the momenta."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH)]
+    model = nn.Sequential(*layers)
+    model.register_buffer("ballast", torch.zeros(BALLAST_BYTES // 4))
+    return model
+
+
+def find_batch_size(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the samples of a batch whose step takes so many milliseconds.
+
+    Args:
+        spec: ``step_ms`` and ``threads``.
+    """
+    torch.set_num_threads(spec["threads"])
+    model, size = make_model(), 128
+    X = torch.randn(size, WIDTH)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, fused=True)
+    times = []
+    for _ in range(30):
+        started = time.perf_counter()
+        loss = nn.functional.mse_loss(model(X), X)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        times.append(time.perf_counter() - started)
+    ms = 1000 * statistics.median(times)
+    return {"batch_size": max(round(size * spec["step_ms"] / ms), 1)}
+
+
 def train(spec: dict[str, Any]) -> dict[str, Any]:
     """Train for some steps, saving as the specification says.
 
     Args:
-        spec: ``width`` of the two layers, ``batch_size``, ``steps``, ``save_every``,
-            ``threads``, and ``folder`` for the run.
+        spec: ``batch_size``, ``steps``, ``save_every``, ``threads``, and ``folder`` for
+            the run.
 
     Returns:
-        Seconds of a step, the longest pause after one, bytes of a checkpoint, and how
-        many were there in the end.
+        Seconds of a step, the longest step, bytes of a checkpoint, and the steps whose
+        checkpoints were there in the end.
     """
-    torch.manual_seed(0)
-    width, size, steps = spec["width"], spec["batch_size"], spec["steps"]
-    model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-    X = torch.randn(size * 20, width)
+    size, steps = spec["batch_size"], spec["steps"]
     clock = Clock()
     trainer = Trainer(
-        model,
+        make_model(),
         loss="mse",
         optimizer="sgd:momentum=0.9",
         lr=1e-3,
@@ -54,8 +87,9 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
         callbacks=[clock],
         progress="off",
     )
-    batches = DataLoader((X, torch.randn(size * 20, width)), size)
-    epoch = [batch for _ in range(-(-steps // 20)) for batch in batches][:steps]
+    X = torch.randn(size * 20, WIDTH)
+    batches = list(DataLoader((X, X), size))
+    epoch = [batches[i % 20] for i in range(steps)]
     with tempfile.TemporaryDirectory(dir=spec["folder"]) as folder:
         run_dir = Path(folder) / "run"
         trainer.fit(epoch, epochs=1, run_dir=run_dir, save_every=spec["save_every"])
@@ -72,4 +106,4 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    answer(train)
+    answer(lambda spec: find_batch_size(spec) if "step_ms" in spec else train(spec))
