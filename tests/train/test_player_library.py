@@ -88,3 +88,48 @@ def test_it_can_be_turned_off(
     assert load_library() is not None
     monkeypatch.setenv("HANDFUL_PLAYER", "off")
     assert load_library() is None
+
+
+LONG = """
+import sys, time
+from pathlib import Path
+import torch
+from torch import nn
+from handful import DataLoader, Trainer
+from handful.train import native_engine
+from handful.train.player_library import library_path
+
+native_engine.BUILD_SECONDS = float(sys.argv[1])
+X, y = torch.randn(80, 4), torch.randint(2, (80,))
+trainer = Trainer(nn.Linear(4, 2), loss="cross_entropy", progress="off", num_threads=1)
+trainer.fit(DataLoader((X, y), 8, shuffle=True), epochs=40)
+for _ in range(int(sys.argv[2])):
+    if library_path().exists():
+        break
+    time.sleep(0.1)
+print(library_path().exists())
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "waits", "is_built"), [("0", "300", True), ("1000", "5", False)]
+)
+def test_only_a_training_that_gains_by_it_has_the_library_built_beside_it(
+    seconds: str,
+    waits: str,
+    is_built: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = "while [ $1 != -o ]; do shift; done; echo > $2"
+    make_compiler(tmp_path, script, monkeypatch)
+    env = {k: v for k, v in os.environ.items() if k != "HANDFUL_PLAYER"}
+    done = subprocess.run(
+        [sys.executable, "-c", LONG, seconds, waits],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=env,
+        timeout=90,
+    )
+    assert done.stdout == f"{is_built}\n"
