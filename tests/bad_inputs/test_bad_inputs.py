@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 
 from bad_inputs.answers import Answer, all_cases, key_of
@@ -49,6 +51,9 @@ def test_odd_input_that_is_no_fault_is_trained_on(
 def test_the_page_has_every_answer_as_it_is_printed(
     answers: dict[str, Answer],
 ) -> None:
+    pins = (PAGE.parents[1] / "constraints.txt").read_text()
+    if f"torch=={version('torch')};" not in pins:
+        pytest.skip("another PyTorch than that of constraints.txt words its part anew")
     page = write_page(answers.values(), read_counts())
     assert PAGE.read_text(encoding="utf-8") == page, "run scripts/bad-inputs"
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bad_inputs import of_arrays, of_commands, of_images, of_tables
 from bad_inputs.case import Case
 
 
@@ -52,18 +53,16 @@ def key_of(case: Case) -> str:
 
 
 def all_cases() -> list[Case]:
-    """Return every case, in the order of the page."""
-    from bad_inputs import of_arrays, of_checkpoints, of_images, of_tables
+    """Return every case."""
+    from bad_inputs import of_checkpoints  # imports torch
 
-    modules = (of_arrays, of_tables, of_images, of_checkpoints)
-    return [*plain_cases(), *(case for module in modules for case in module.CASES)]
+    return [*plain_cases(), *of_checkpoints.CASES]
 
 
 def plain_cases() -> list[Case]:
     """Return the cases whose files are made without torch."""
-    from bad_inputs import of_commands
-
-    return list(of_commands.CASES)
+    modules = (of_commands, of_arrays, of_tables, of_images)
+    return [case for module in modules for case in module.CASES]
 
 
 def ask(case: Case, folder: Path) -> Answer:

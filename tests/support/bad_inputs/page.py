@@ -52,7 +52,9 @@ draw (bits flipped, pieces cut, doubled and joined, numbers made huge or negativ
 of JSON changed). It must read them or raise one of handful's errors: no other
 exception, no crash, none that takes more than 5 s, and no more than 512 MiB of memory
 beyond that of the start. Inputs that failed once are kept in `tests/fuzz/corpus` and
-read by each run of the tests. The counts are those of the last long run:
+read by each run of the tests. The counts are those of the last long run, which aims at
+a million inputs for each; where there are fewer it was stopped, and its command goes
+on:
 
 | parser | inputs | read | refused | failed | date | command |
 |---|---|---|---|---|---|---|
