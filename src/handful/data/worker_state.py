@@ -324,8 +324,8 @@ class WorkerStates:
         ]
 
     def _plain(self, worker: int) -> dict[str, Any] | None:
-        state: dict[str, Any] | bytes | None = self._states[worker]
+        state = self._states[worker]
         if isinstance(state, bytes) and self._is_packed[worker]:
             plain: dict[str, Any] = pickle.loads(state)
             return plain
-        return state
+        return state  # type: ignore[no-any-return]

@@ -128,7 +128,7 @@ class CriterionStep:
             else:
                 output = self._precision.forward(model, args, kwargs)
         except (RuntimeError, ValueError) as error:
-            inputs = {**dict(enumerate(args)), **kwargs}
+            inputs: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
             said = explain_dtype(error, inputs, model) or explain_shape(error, inputs)
             if said is None:
                 raise
