@@ -327,8 +327,19 @@ def test_inputs_of_another_dtype_than_the_weights_are_said() -> None:
             use([(X.double(), Y)])
 
 
+class Refusing(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("not today")
+
+
 def test_other_errors_of_the_model_stay_what_they_are() -> None:
-    trainer = Trainer(make_model(), loss="mse", progress="off")
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
-        trainer.evaluate([(X[:, :2], Y)])
+    trainer = Trainer(Refusing(3, 1), loss="mse", progress="off")
+    with pytest.raises(RuntimeError, match="not today") as caught:
+        trainer.evaluate([(X, Y)])
     assert type(caught.value) is RuntimeError
+
+
+def test_inputs_of_another_width_are_named_with_their_shape() -> None:
+    trainer = Trainer(make_model(), loss="mse", progress="off")
+    with pytest.raises(TrainingError, match=r"takes; got \(24, 2\) in inputs\[0\]"):
+        trainer.evaluate([(X[:, :2], Y)])

@@ -151,7 +151,8 @@ def _describe_summary(name: str, summary: Summary | None) -> str:
 
 def _seconds_column(header: str, times: Sequence[Summary | None]) -> _Column:
     """Return mean times with as many digits as the least one needs to have two."""
-    least = min((time.mean for time in times if time and time.mean > 0), default=1.0)
+    means = [time.mean for time in times if time and 0 < time.mean < math.inf]
+    least = min(means, default=1.0)
     digits = min(max(1 - math.floor(math.log10(least)), 1), 6)
     texts = ["-" if time is None else f"{time.mean:.{digits}f}" for time in times]
     return _Column(header, texts)

@@ -17,7 +17,6 @@ from pydantic import (
     ValidationError,
     create_model,
 )
-from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode
@@ -32,6 +31,7 @@ from handful.cli.settings import (
     check_schedule,
 )
 from handful.errors import ArgumentError, ConfigError, unknown_choice
+from handful.runs.yaml_text import MOST_BYTES, load_yaml
 from handful.train.choices import (
     Choice,
     check_batch_size,
@@ -45,9 +45,6 @@ from handful.train.recipe import check_last_batch, check_worker_type
 
 CONFIG_FORMAT = 1
 """Version of the format that this module reads."""
-
-_MAX_BYTES = 2**16
-"""Far above any configuration; larger files would take long to parse."""
 
 
 def _check_format(value: object, *, name: str) -> int:
@@ -177,7 +174,7 @@ def read_config(path: Path) -> Settings:
 def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
+            raw = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(
             f"--config must name a file that exists; got {str(path)!r}."
@@ -192,7 +189,7 @@ def _read_text(path: Path) -> str:
             f"--config must name a file that can be read; got {str(path)!r}: "
             f"{error.strerror}."
         ) from None
-    if len(raw) > _MAX_BYTES:
+    if len(raw) > MOST_BYTES:
         raise ConfigError(
             f"{path} must be a configuration of at most 64 KiB; it is larger. "
             "Is it the right file?"
@@ -214,10 +211,8 @@ def _inside(folder: Path) -> str:
 
 def _parse(path: Path, text: str) -> tuple[dict[Any, Any], dict[str, int]]:
     """Return the mapping, and the line of each of its keys."""
-    yaml = YAML(typ="safe", pure=True)
     try:
-        node = yaml.compose(text)
-        data = yaml.load(text)
+        data, node = load_yaml(text)
     except MarkedYAMLError as error:
         raise _describe_yaml(path, text, error) from None
     except YAMLError as error:
@@ -229,7 +224,7 @@ def _parse(path: Path, text: str) -> tuple[dict[Any, Any], dict[str, int]]:
         ) from None
     except ValueError as error:
         raise ConfigError(f"{path} has a value that is not valid: {error}.") from None
-    if data is None:
+    if node is None or data is None:
         raise ConfigError(
             f"{path} must hold settings, such as `recipe: wine`; it is empty."
         )

@@ -16,6 +16,10 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of the errors that parsing a command line raises."""
 
 
+_MOST_CHARACTERS = 1500
+"""Of an error's line."""
+
+
 def program_name() -> str:
     """Return what is typed to call this program: ``scripts/handful`` in a checkout."""
     return os.environ.get("HANDFUL_PROGRAM", "handful")
@@ -53,7 +57,7 @@ def describe_error(error: Exception, *, debug: bool = False) -> str:
         text = ": ".join(filter(None, [type(error).__name__, str(error)]))
         if not debug:
             text += " (--debug shows the traceback)"
-    return _one_line(text)
+    return _shorten(_one_line(text))
 
 
 def _describe_usage(error: Any) -> str:
@@ -87,6 +91,13 @@ def _options_of(context: Any) -> list[str]:
         for name in parameter.opts
         if name.startswith("--")
     ]
+
+
+def _shorten(text: str) -> str:
+    """Return a text, of a long one both ends: a value may be of any length."""
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return f"{text[: _MOST_CHARACTERS * 2 // 3]} ... {text[-_MOST_CHARACTERS // 3 :]}"
 
 
 def _one_line(text: str) -> str:

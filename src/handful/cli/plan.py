@@ -123,6 +123,39 @@ def replaced_run(path: Path) -> Iterator[None]:
             aside.rename(path)
 
 
+@contextmanager
+def removed_unless_begun(path: Path, is_new: bool) -> Iterator[None]:
+    """Leave nothing of a run that an error ended before its first step.
+
+    Args:
+        path: The run's folder.
+        is_new: Whether the run began here; one that goes on is left as it is.
+    """
+    existed, parent_existed = path.exists(), path.parent.exists()
+    try:
+        yield
+    except Exception:
+        if is_new and _has_no_step(path):
+            from handful.runs.folder import remove_run
+
+            remove_run(path)
+            if existed:
+                path.mkdir(exist_ok=True)
+            elif not parent_existed and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+        raise
+
+
+def _has_no_step(path: Path) -> bool:
+    from handful.runs.folder import holds_run
+    from handful.runs.run import Run
+
+    if not holds_run(path) or has_checkpoint(path):
+        return False
+    run = Run.load(path)
+    return run.status == "failed" and not len(run.steps) and not run.history
+
+
 def has_checkpoint(path: Path) -> bool:
     """Say whether a run's folder has a checkpoint, valid or not."""
     return any((path / "checkpoints").glob("step-*"))

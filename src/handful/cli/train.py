@@ -28,6 +28,7 @@ from handful.cli.plan import (
     check_allow_changed,
     has_checkpoint,
     plan_training,
+    removed_unless_begun,
     replaced_run,
 )
 from handful.cli.settings import (
@@ -219,7 +220,8 @@ def _carry_out(plan: Plan, showing: _Showing, *, cache: bool) -> None:
         if run_dir is None:
             run_dir = new_run_dir(RUNS, recipe.name)
         replacing = replaced_run(run_dir) if plan.replaces else nullcontext()
-        with ended_by_signals(), replacing:
+        is_new = not plan.resume
+        with ended_by_signals(), replacing, removed_unless_begun(run_dir, is_new):
             run = _run(plan, recipe, run_dir, showing)
         if run.status == "stopped":
             raise KeyboardInterrupt

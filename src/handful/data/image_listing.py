@@ -6,6 +6,7 @@ A folder of each class, or a CSV file with a row for each image.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,9 +183,15 @@ def _is_header(
         return False
     if not 0 <= column < min(len(first[1]), len(second[1])):
         return False
-    return (
-        not (base / first[1][column]).is_file() and (base / second[1][column]).is_file()
-    )
+    paths = [base / row[column] for _, row in (first, second)]
+    return not _is_file(paths[0]) and _is_file(paths[1])
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # A name that no file can have.
+        return False
 
 
 def _locate(
@@ -217,8 +224,8 @@ def _cell(row: list[str], column: int, where: str) -> str:
 
 
 def _check_file(path: Path, where: str) -> Path:
-    if not path.is_file():
-        link = " (a link to nothing)" if path.is_symlink() else ""
+    if not _is_file(path):
+        link = " (a link to nothing)" if os.path.islink(path) else ""  # noqa: PTH114
         raise DataError(
             f"{where}, must name an image; there is no file {path}{link}. Give root= "
             "if the paths start from another folder."

@@ -104,6 +104,7 @@ def inspect_file(path: Path) -> RowGroupFile:
         else:
             with pa.memory_map(str(path)) as source:
                 schema, counts = _inspect_arrow(pa, source)
+        list(schema.names)  # decodes them, which may fail
     return RowGroupFile(path, kind, num_bytes, digest, schema, tuple(counts))
 
 
@@ -232,8 +233,11 @@ def _readable(path: Path, part: str) -> Iterator[None]:
     pa = import_pyarrow()
     try:
         yield
-    except (OSError, EOFError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+    except FormatError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, pa.ArrowException) as error:
+        # Names of columns that are not UTF-8 are a ValueError.
+        reason = " ".join(str(error).split()).rstrip(".")[:300]
         raise FormatError(
             f"{path} must be a whole Parquet or Arrow file; {part} can't be read: "
             f"{reason}. Write or copy it again."

@@ -252,6 +252,8 @@ class WorkerStates:
         self.delivered = [0] * num_workers
         self._num_left = num_left
         self._states: list[Any] = [None] * num_workers
+        # Only what came from a worker of this loader is ever unpickled.
+        self._is_packed = [False] * num_workers
         self._left: list[int | None] = [None] * num_workers
         self._ended = [False] * num_workers
         for worker, entry in enumerate(entries or ()):
@@ -268,6 +270,7 @@ class WorkerStates:
         if parcel is not None:
             self.has_states = True
             self._states[worker] = parcel.state
+            self._is_packed[worker] = True
             self._ended[worker] = parcel.has_ended
 
     def note_start(self, worker: int, state: bytes) -> None:
@@ -275,6 +278,7 @@ class WorkerStates:
         if self._left[worker] is None:
             self.has_states = True
             self._states[worker] = state
+            self._is_packed[worker] = True
             self._left[worker] = 0
 
     def begin_pass(self, *, has_ended: bool) -> None:
@@ -320,8 +324,8 @@ class WorkerStates:
         ]
 
     def _plain(self, worker: int) -> dict[str, Any] | None:
-        state: dict[str, Any] | bytes | None = self._states[worker]
-        if isinstance(state, bytes):
+        state = self._states[worker]
+        if isinstance(state, bytes) and self._is_packed[worker]:
             plain: dict[str, Any] = pickle.loads(state)
             return plain
-        return state
+        return state  # type: ignore[no-any-return]

@@ -9,11 +9,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from handful.errors import RunError
 from handful.runs.files import from_json, read_json
+from handful.runs.stored import check_mapping, check_record, is_number
+from handful.runs.yaml_text import MOST_BYTES, load_yaml
 
 FORMAT_VERSION = 1
 """Version of a run's folder that this handful writes."""
@@ -59,9 +60,9 @@ class Run:
     @property
     def monitor(self) -> str:
         """The value of the history that says which record is best."""
-        for name in (self.config.get("monitor"), "valid_loss"):
+        for name in (str(self.config.get("monitor")), "valid_loss"):
             if any(name in record for record in reversed(self.history)):
-                return str(name)
+                return name
         return "train_loss"
 
     @property
@@ -70,7 +71,7 @@ class Run:
         name = self.monitor
         is_upward = self.config.get("monitor_mode") == "max"
         sign = -1.0 if is_upward and name == self.config.get("monitor") else 1.0
-        numbers = [r for r in self.history if not math.isnan(r.get(name, math.nan))]
+        numbers = [r for r in self.history if not math.isnan(_number(r.get(name)))]
         return min(numbers, key=lambda record: sign * float(record[name]), default=None)
 
     @property
@@ -105,11 +106,11 @@ class Run:
             path=folder,
             status=str(meta.get("status", "running")),
             config=read_config(folder / "config.yaml"),
-            history=read_lines(folder / "history.jsonl"),
+            history=read_history(folder / "history.jsonl"),
             steps=read_steps(folder / "steps.npy"),
             events=read_lines(folder / "events.jsonl"),
-            environment=dict(meta.get("environment", {})),
-            identity=dict(meta.get("identity", {})),
+            environment=_mapping_of(meta, "environment", folder),
+            identity=_mapping_of(meta, "identity", folder),
         )
 
 
@@ -120,15 +121,31 @@ def read_config(path: Path) -> dict[str, Any]:
         RunError: It is missing or damaged.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            config = YAML(typ="safe", pure=True).load(file)
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.") from None
-    except (YAMLError, UnicodeDecodeError):
+    if len(raw) > MOST_BYTES:
+        raise RunError(f"{path} must be at most 64 KiB; the file is damaged.")
+    try:
+        config, _ = load_yaml(raw.decode("utf-8-sig"))
+    except (YAMLError, ValueError, RecursionError):
         raise RunError(f"{path} is not YAML; the file is damaged.") from None
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not all(isinstance(k, str) for k in config):
         raise RunError(f"{path} must hold settings; the file is damaged.")
     return config
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Read a run's ``history.jsonl``; a last line cut short is left out.
+
+    Raises:
+        RunError: A line before the last is not JSON, or one is no record.
+    """
+    records = read_lines(path)
+    for number, record in enumerate(records, start=1):
+        check_record(record, f"{path}, record {number},")
+    return records
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -164,7 +181,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     """
     meta = read_json(path)
     version = meta.get("format_version") if isinstance(meta, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise RunError(f"{path} has no format_version; the file is damaged.")
     if version > FORMAT_VERSION:
         raise RunError(
@@ -187,26 +204,33 @@ def read_steps(path: Path) -> NDArray[np.void]:
         return np.empty(0, STEP_DTYPE)
     try:
         with path.open("rb") as file:
-            steps = _read_rows(file)
+            count, dtype = _read_header(file)
+            if dtype != STEP_DTYPE:
+                raise RunError(f"{path} must hold rows of {STEP_DTYPE}; got {dtype}.")
+            content = file.read()
+    except RunError:
+        raise
     except Exception:  # A damaged header can raise anything: TokenError, SyntaxError …
         raise RunError(f"{path} is not a NumPy file; it is damaged.") from None
-    if steps.dtype != STEP_DTYPE or steps.ndim != 1:
-        raise RunError(
-            f"{path} must hold rows of {STEP_DTYPE}; got {steps.dtype}, "
-            f"shape {steps.shape}."
-        )
-    return np.asarray(steps)
+    size = min(count, len(content) // STEP_DTYPE.itemsize) * STEP_DTYPE.itemsize
+    return np.frombuffer(bytearray(content[:size]), STEP_DTYPE)
 
 
-def _read_rows(file: BinaryIO) -> NDArray[Any]:
-    """Read an array of rows; of a file cut short, those that are whole."""
+def _read_header(file: BinaryIO) -> tuple[int, np.dtype[Any]]:
+    """Return how many rows an array has, as its header says, and their dtype."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"version {version}")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.hasobject or len(shape) != 1:
+    if dtype.hasobject or len(shape) != 1 or shape[0] < 0:
         raise ValueError(f"{dtype}, shape {shape}")
-    content = file.read(shape[0] * dtype.itemsize)
-    count = len(content) // dtype.itemsize
-    whole = bytearray(content[: count * dtype.itemsize])
-    return np.frombuffer(whole, dtype) if count else np.empty(0, dtype)
+    return shape[0], dtype
+
+
+def _number(value: object) -> float:
+    """Return a number of a record as float, NaN for what is none."""
+    return float(value) if is_number(value) else math.nan  # type: ignore[arg-type]
+
+
+def _mapping_of(meta: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    return check_mapping(meta.get(name, {}), str(folder / "run.json"), name)

@@ -20,6 +20,7 @@ from typing import Any
 from handful.errors import ArgumentError, RunError, unknown_choice
 from handful.runs.files import read_json
 from handful.runs.run import read_lines
+from handful.runs.stored import check_row, check_study
 from handful.runs.study_row import Row, build_from, settings_key
 from handful.runs.study_table import (
     POSITIONS,
@@ -202,6 +203,7 @@ class Study:
                 "Give the folder that `handful compare` printed at its end."
             )
         meta = _read_meta(folder / "study.json")
+        check_study(meta, str(folder / "study.json"))
         study = build_from(cls, meta, file=folder / "study.json")
         study.path = folder
         study.rows = read_rows(folder / "rows.jsonl")
@@ -220,7 +222,7 @@ class Study:
 def _read_meta(path: Path) -> dict[str, Any]:
     meta = read_json(path)
     version = meta.get("format_version") if isinstance(meta, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise RunError(f"{path} has no format_version; the file is damaged.")
     if version > STUDY_FORMAT_VERSION:
         raise RunError(
@@ -234,6 +236,9 @@ def read_rows(path: Path) -> list[Row]:
     """Read ``rows.jsonl``; a last line cut short by a kill is left out.
 
     Raises:
-        RunError: A line before the last is damaged.
+        RunError: A line before the last is damaged, or a value is of another kind.
     """
-    return [build_from(Row, line, file=path) for line in read_lines(path)]
+    lines = read_lines(path)
+    for number, line in enumerate(lines, start=1):
+        check_row(line, f"{path}, row {number}")
+    return [build_from(Row, line, file=path) for line in lines]

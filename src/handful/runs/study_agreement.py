@@ -85,9 +85,9 @@ def _greatest(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def _step_seconds(row: Row) -> float:
     """Return the seconds of a step, the first epoch left out where there are more."""
-    first, last = row.history[0], row.history[-1]
-    steps = last["step"] - first["step"]
+    steps = row.history[-1]["step"] - row.history[0]["step"] if row.history else 0
     if steps <= 0:
         return row.seconds / row.steps
+    first, last = row.history[0], row.history[-1]
     seconds = last["trained_seconds"] - first["trained_seconds"]
     return float(seconds / steps)

@@ -16,6 +16,9 @@ from handful.runs.study_row import Row, settings_key
 POSITIONS = ("epoch", "step", "samples", "seconds")
 """What values of a history can stand over."""
 
+_MOST = 1e150
+"""Larger values have squares that no float holds, and so no standard deviation."""
+
 _NO_CURVE = (np.empty(0), np.empty(0))
 
 
@@ -107,6 +110,10 @@ def summarize_cell(settings: dict[str, Any], rows: Sequence[Row]) -> Cell:
 def summarize(values: Iterable[float]) -> Summary:
     """Return mean, standard deviation and range of one or more values."""
     found = [float(value) for value in values]
+    if not all(abs(value) < _MOST for value in found):  # NaN and infinity included
+        with np.errstate(all="ignore"):
+            mean = float(np.mean(found))
+        return Summary(mean, math.nan, min(found), max(found), count=len(found))
     std = statistics.stdev(found) if len(found) > 1 else math.nan
     return Summary(
         statistics.fmean(found), std, min(found), max(found), count=len(found)

@@ -263,4 +263,4 @@ def _read_text(name: str, text: str) -> Any:
         return [part.strip() for part in text.split(";")]
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text
+    return int(text) if re.fullmatch(r"-?[0-9]{1,4000}", text) else text

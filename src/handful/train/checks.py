@@ -35,6 +35,12 @@ _SPOKEN_DTYPES = {
 }
 """How torch's errors name the dtypes that aren't floating, in small letters."""
 
+_SPOKEN_SHAPES = (
+    *("shapes cannot be multiplied", "channels, but got", "input.size(-1) must be"),
+    *("size mismatch", "must match the size of tensor", "Given normalized_shape"),
+)
+"""How torch's errors speak of inputs whose shape a layer can't take."""
+
 
 def check_finite_loss(loss: Tensor, batch: Any) -> None:
     """Check the loss of the first batch, before any update; waits for the device.
@@ -127,6 +133,26 @@ def explain_dtype(
     return TrainingError(
         f"inputs must be of the dtype of the model's weights, {wanted}; got {got} in "
         f"{name}. Convert them with .to({wanted}). torch said: {said}"
+    )
+
+
+def explain_shape(error: BaseException, args: Any) -> TrainingError | None:
+    """Return a sentence for an error of a model that got inputs of another shape.
+
+    Args:
+        error: What the model's forward raised.
+        args: The model's inputs: a tensor, or lists, tuples and dictionaries of such.
+
+    Returns:
+        The error to raise in its place; None where the error is not of shapes.
+    """
+    said = " ".join(str(error).split())
+    if not any(word in said for word in _SPOKEN_SHAPES):
+        return None
+    shapes = [f"{tuple(v.shape)} in {n}" for n, v in _name_tensors(args, "inputs")]
+    return TrainingError(
+        f"inputs must have a shape that the model takes; got {', '.join(shapes)}. Let "
+        f"the model's first layer fit the data. torch said: {said}"
     )
 
 

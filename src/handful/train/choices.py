@@ -274,10 +274,7 @@ def check_seed(value: object, *, name: str = "seed") -> int:
     Raises:
         ArgumentError: The value is no such number.
     """
-    seed = _whole(value, name, least=0)
-    if seed >= 2**63:
-        raise ArgumentError(f"{name} must be below 2**63; got {seed}.")
-    return seed
+    return _whole(value, name, least=0)
 
 
 def check_count(value: object, *, name: str) -> int:
@@ -351,12 +348,14 @@ def _whole(value: object, name: str, *, least: int, also: str = "") -> int:
     number: int | None = None
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
-    elif isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
+    elif isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,4000}", value):
         number = int(value)
     if number is None or number < least:
         raise ArgumentError(
             f"{name} must be a whole number from {least} on{also}; got {value!r}."
         )
+    if number >= 2**63:
+        raise ArgumentError(f"{name} must be below 2**63; got {number}.")
     return number
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from handful.errors import TrainingError, unknown_choice
 from handful.train.batches import BatchLayout, count_samples, map_tensors
-from handful.train.checks import explain_dtype
+from handful.train.checks import explain_dtype, explain_shape
 from handful.train.labels import IGNORED_LABEL
 from handful.train.losses import Criterion, Weight, divide
 from handful.train.memory_format import lay_out_input
@@ -128,7 +128,8 @@ class CriterionStep:
             else:
                 output = self._precision.forward(model, args, kwargs)
         except (RuntimeError, ValueError) as error:
-            said = explain_dtype(error, {**dict(enumerate(args)), **kwargs}, model)
+            inputs: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+            said = explain_dtype(error, inputs, model) or explain_shape(error, inputs)
             if said is None:
                 raise
             raise said from error

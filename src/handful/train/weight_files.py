@@ -167,12 +167,25 @@ def _read_torch(path: Path) -> Any:
         with warnings.catch_warnings():
             # About kinds of file that are refused anyhow.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(_open_torch(path), map_location="cpu", weights_only=True)
     except OSError as error:
         raise _unreadable(path, error) from None
     except Exception as error:
         # Damaged bytes can raise anything: KeyError, EOFError, UnicodeDecodeError …
         raise CheckpointError(_describe_refusal(path, error)) from None
+
+
+def _open_torch(path: Path) -> Path | io.BytesIO:
+    """Return what `torch.load` is given.
+
+    A file of its former format, which is no ZIP archive, may ask for a text of
+    gigabytes, and from a file torch would take memory for that: from memory it can't.
+    """
+    with path.open("rb") as file:
+        if file.read(2) == b"PK":
+            return path
+        file.seek(0)
+        return io.BytesIO(file.read())
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointError:

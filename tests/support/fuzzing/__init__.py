@@ -1,0 +1,1 @@
+"""Fuzzing of the parsers: valid files, mutated in many ways, read by our readers."""
