@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -22,11 +23,19 @@ def read_deadly(say: Say, how: str, options: dict[str, Any]) -> None:
 
 def read_all(say: Say, loader: Any) -> None:
     """Read a pass; say how many batches came, and what was raised."""
-    kept = []
+    kept: list[Any] = []
+    error: BaseException | None = None
     say(batches_begin=True)
     try:
-        kept.extend(loader)
-    except Exception as error:
-        shown = "".join(traceback.format_exception(error))
-        say(error=type(error).__name__, message=str(error)[:3000], shown=shown[-3000:])
+        try:
+            kept.extend(loader)
+        except Exception as first:
+            error = first
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except RuntimeError as again:
+        # PyTorch's handler of SIGCHLD may tell of a death once more, wherever we are.
+        error = error or again.__context__ or again
+    if error is not None:
+        shown = "".join(traceback.format_exception(error))[-3000:]
+        say(error=type(error).__name__, message=str(error)[:3000], shown=shown)
     say(batches=len(kept))

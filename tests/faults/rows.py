@@ -116,7 +116,9 @@ FAULTS = {
         "the same samples in the same order",
         "runs stopped in mid-epoch",
     ),
-    29: Fault("another world size on resuming", "the same steps", "", "several ranks"),
+    29: Fault(
+        "another world size on resuming", "the same steps", "", "needs several ranks"
+    ),
     30: Fault(
         "NaN or Inf in the loss or a gradient",
         "stopped or skipped by policy, samples named",

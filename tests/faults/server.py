@@ -53,7 +53,7 @@ def _be_child(out: int, order: dict[str, Any]) -> None:
     """Do a job and end this process."""
     from faults.jobs import JOBS
 
-    code = 1
+    code, shown = 1, ""
     try:
         os.setsid()
         _say(out, pid=os.getpid())
@@ -74,7 +74,7 @@ def _be_child(out: int, order: dict[str, Any]) -> None:
         _say(out, error=type(error).__name__, message=str(error)[:3000], shown=shown)
     finally:
         with contextlib.suppress(OSError):  # a terminal that has gone away
-            traceback.print_exc()
+            sys.stderr.write(shown)
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)

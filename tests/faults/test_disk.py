@@ -69,8 +69,8 @@ def test_flush_that_fails_is_no_save(
 ) -> None:
     for step in (16, 24, 32, 40, 48, 56)[: choose(1, 6)]:
         partial = f".step-{step:08d}.new.tmp"
-        files = ("/model.safetensors", "/optimizer.safetensors", "/manifest.json", "$")
-        for number, file in enumerate(files):
+        files = ("$", "/manifest.json", "/model.safetensors", "/optimizer.safetensors")
+        for number, file in enumerate(files[: choose(2, 4)]):
             path = tmp_path / f"{step} {number}"
             fail_in_save(train, path, {"call": "fsync", "part": partial + file})
             go_on(train, path, twin(NAME))

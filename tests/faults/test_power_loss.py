@@ -38,7 +38,7 @@ def test_what_was_saved_outlives_a_loss_of_power(shim: Server, tmp_path: Path) -
     rng, disk, saved, number = random.Random(SEED), Disk(disk_path), -1, 0
     states: dict[str, int] = {}
     # The short form looks at some of the moments, the long one at all, and longer.
-    chance = choose(25, 10**6) / len(calls)
+    chance = choose(15, 10**6) / len(calls)
     for call in calls:
         disk.do(call)
         if call.name == "mark":

@@ -33,6 +33,7 @@ from handful.data.worker_health import (
     StallWatch,
     explain_death,
     explain_hang,
+    tells_of_death,
 )
 from handful.data.worker_stacks import WorkerStacks
 from handful.data.worker_state import (
@@ -42,7 +43,7 @@ from handful.data.worker_state import (
     WorkerStates,
     dataset_state,
 )
-from handful.errors import ArgumentError
+from handful.errors import ArgumentError, WorkerError
 
 if TYPE_CHECKING:
     from handful.data.loader import DataLoader
@@ -339,16 +340,24 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         try:
             found = super()._try_get_data(seconds)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
+            if not tells_of_death(error):
                 raise
-            raise explain_death(str(error), self._workers, self._held()) from error
+            raise self._explain(error) from error
         if not found[0]:
             self._stall.note(got=False, workers=self._workers, held=self._held())
         return found
 
     def _next_data(self) -> Any:
         self._stall.restart()
-        return super()._next_data()  # type: ignore[no-untyped-call]
+        try:
+            return super()._next_data()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # PyTorch's signal handler raises it anywhere
+            if not tells_of_death(error):
+                raise
+            raise self._explain(error) from error
+
+    def _explain(self, error: RuntimeError) -> WorkerError:
+        return explain_death(str(error), self._workers, self._held())
 
     def _held(self) -> dict[int, list[Any]]:
         """Return the batches of indices that each worker has yet to send."""

@@ -27,6 +27,15 @@ Held = Mapping[int, Sequence[Any]]
 """By worker, the indices of each batch that it has yet to send, the next one first."""
 
 
+_DEATH = re.compile(r"DataLoader worker \(pid\S* [\d, ]+\) (exited|is killed)")
+
+
+def tells_of_death(error: RuntimeError) -> bool:
+    """Say whether an error is PyTorch's of a worker that has ended."""
+    is_ours = isinstance(error, WorkerError)
+    return not is_ours and _DEATH.match(str(error)) is not None
+
+
 def explain_death(text: str, workers: Sequence[Any], held: Held) -> WorkerError:
     """Make the error for workers that ended before their batches were made.
 
@@ -46,8 +55,9 @@ def explain_death(text: str, workers: Sequence[Any], held: Held) -> WorkerError:
         if str(worker.pid) in pids
     ]
     return WorkerError(
-        f"{text}: {'; '.join(causes)}. Its batches are lost: go on from a saved state, "
-        "with fewer workers if memory was short."
+        f"{text.rstrip('. ')}: {'; '.join(causes)}. "
+        "Its batches are lost: go on from a saved state, with fewer workers if memory "
+        "was short."
     )
 
 
