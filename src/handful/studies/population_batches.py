@@ -106,14 +106,14 @@ class TrialData:
         }
         if self.is_shared:
             whole = next(iter(orders.values()))
-            yield from whole[: sum(sizes)].split(list(sizes))
+            yield from torch.split(whole[: sum(sizes)], list(sizes))
             return
         rows = [
             orders[seed] + start
             for seed, start in zip(self._seeds, self._starts, strict=True)
         ]
         together = torch.stack(rows)[:, : sum(sizes)]
-        for part in together.split(list(sizes), dim=1):
+        for part in torch.split(together, list(sizes), dim=1):
             yield part.flatten()
 
     def fill(self, slot: Slot, places: Tensor) -> None:

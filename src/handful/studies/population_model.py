@@ -59,7 +59,7 @@ class Stack:
         for module in self._template.modules():
             if type(module) is nn.Linear:
                 # The same product and sum; vmap makes fewer operations of it.
-                module.forward = _Linear(module)  # type: ignore[method-assign]
+                setattr(module, "forward", _Linear(module))  # noqa: B010 (a method, to mypy)
         parts = [dict(model.named_parameters()) for model in models]
         stacked = {n: torch.stack([p[n].detach() for p in parts]) for n in parts[0]}
         self.weights = torch.cat([value.flatten() for value in stacked.values()])
@@ -220,16 +220,17 @@ def make_training_replay(
     """
     params = list(loss.stack.params.values())
     row = torch.empty_like(loss.stack.weights)
-    parts = row.split([param.numel() for param in params])
+    parts = torch.split(row, [param.numel() for param in params])
     places = [p.view(q.shape) for p, q in zip(parts, params, strict=True)]
-    modes = {"is_shared": is_shared, "is_training": True}
     spread = loss.make_spread(batch, is_shared=is_shared)
     weight = loss.weigh(batch, is_shared=is_shared)
     shares = torch.full((loss.stack.size,), 1 / weight, dtype=row.dtype)
 
     def run() -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            sums = loss.measure(batch, **modes, spread=spread)[0]
+            sums = loss.measure(
+                batch, is_shared=is_shared, is_training=True, spread=spread
+            )[0]
             grads = torch.autograd.grad(sums, params, grad_outputs=shares)
         torch._foreach_copy_(places, list(grads))
         return (sums.detach(),)
@@ -252,11 +253,10 @@ def make_evaluation_replay(
     Raises:
         ApartError: It can't be recorded.
     """
-    modes = {"is_shared": is_shared, "is_training": False}
 
     def run() -> tuple[Any, ...]:
         with torch.no_grad():
-            return loss.measure(batch, **modes)[:2]
+            return loss.measure(batch, is_shared=is_shared, is_training=False)[:2]
 
     stack = loss.stack
     weight = loss.weigh(batch, is_shared=is_shared)
