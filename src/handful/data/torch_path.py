@@ -31,6 +31,7 @@ from handful.data.pinning import pin_batch
 from handful.data.worker_health import (
     Patience,
     StallWatch,
+    describe_dead,
     explain_death,
     explain_hang,
     tells_of_death,
@@ -343,6 +344,11 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
             if not tells_of_death(error):
                 raise
             raise self._explain(error) from error
+        except (ConnectionError, EOFError) as error:  # it died while it was sending
+            text = describe_dead(self._workers)
+            if text is None:
+                raise
+            raise explain_death(text, self._workers, self._held()) from error
         if not found[0]:
             self._stall.note(got=False, workers=self._workers, held=self._held())
         return found

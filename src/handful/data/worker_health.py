@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 from handful.data.worker_stacks import WorkerStacks
@@ -15,6 +16,9 @@ from handful.errors import WorkerError
 
 STALL_SECONDS = 60.0
 """How long workers may send nothing before a warning says so, once."""
+
+DEATH_SECONDS = 5.0
+"""How long after its pipe broke a worker may take to be gone."""
 
 SLICE_SECONDS = 1.0
 """How long is waited at a time; longer ones are not counted, see `Patience`."""
@@ -34,6 +38,22 @@ def tells_of_death(error: RuntimeError) -> bool:
     """Say whether an error is PyTorch's of a worker that has ended."""
     is_ours = isinstance(error, WorkerError)
     return not is_ours and _DEATH.match(str(error)) is not None
+
+
+def describe_dead(workers: Sequence[Any]) -> str | None:
+    """Return PyTorch's message for workers that have ended, None if none has.
+
+    The pipe of a worker that dies while it is sending breaks before the system says
+    that the process is gone, so that is waited for.
+
+    Args:
+        workers: All worker processes.
+    """
+    wait([worker.sentinel for worker in workers], DEATH_SECONDS)
+    pids = [str(worker.pid) for worker in workers if not worker.is_alive()]
+    if not pids:
+        return None
+    return f"DataLoader worker (pid(s) {', '.join(pids)}) exited unexpectedly"
 
 
 def explain_death(text: str, workers: Sequence[Any], held: Held) -> WorkerError:
