@@ -14,6 +14,7 @@ import pytest
 import handful
 from handful.runs.folder import RunFolder
 from handful.runs.run import Run
+from manifests import write_manifest
 
 DRIVER = """
 import contextlib, io, json, sys
@@ -243,8 +244,16 @@ def _fill(folder: Path) -> None:
         _write_run(folder / name)
     _write_run(folder / "limited", epochs=None, max_steps=18)
     _write_run(folder / "halfway", is_halfway=True, batch_size=16, seed=0)
-    manifest = folder / "halfway" / "checkpoints" / "step-00000018" / "manifest.json"
-    manifest.write_text('{"feed": {"delivered": 3}}')
+    write_manifest(
+        folder / "halfway" / "checkpoints" / "step-00000018",
+        {
+            "format_version": 2,
+            "files": {},
+            "optimizer": {"param_groups": [], "state": {}},
+            "step": 18,
+            "feed": {"delivered": 3},
+        },
+    )
     _write_run(folder / "moved", recipe="gone.py:recipe")
     _write_run(folder / "unnamed", recipe=None)
     (folder / "noted" / "notes.txt").touch()

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from manifests import read_manifest
+
 _TIMES = ("seconds", "time")
 
 
@@ -26,9 +28,9 @@ def checkpoint_path(run_dir: Path, step: int) -> Path:
 def is_whole(path: Path) -> bool:
     """Say whether all files of a checkpoint have the size and hash that it says."""
     try:
-        files = json.loads((path / "manifest.json").read_bytes())["files"]
+        files = read_manifest(path)["files"]
         return all(_is_as_said(path / name, said) for name, said in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
         return False
 
 
@@ -52,7 +54,7 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
 def last_state(run_dir: Path) -> dict[str, Any]:
     """Return all that must be the same in two runs, but for times, to be compared."""
     path = checkpoint_path(run_dir, newest_whole(run_dir))
-    manifest = json.loads((path / "manifest.json").read_bytes())
+    manifest = read_manifest(path)
     history = (run_dir / "history.jsonl").read_text().splitlines()
     return {
         "manifest": _without_times(manifest),

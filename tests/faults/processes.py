@@ -25,7 +25,8 @@ class Server:
 
     def __init__(self, shim: Path | None) -> None:
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        env = {**os.environ, **one, "PYTHONPATH": str(TESTS)}
+        path = os.pathsep.join(map(str, (TESTS, TESTS / "support")))
+        env = {**os.environ, **one, "PYTHONPATH": path}
         if shim is not None:
             env["LD_PRELOAD"] = str(shim)
         self.has_shim = shim is not None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from handful.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from handful.train.manifest import NewerVersionError, read_manifest
 from handful.train.optimizers import make_optimizer
 from handful.train.tensor_file import check_tensors, write_tensors
+from manifests import change_manifest
 
 NO_OPTIMIZER: dict[str, Any] = {"state": {}, "param_groups": []}
 
@@ -100,7 +104,9 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, damage: str) -> None
         (b"", "is not JSON"),
         (b"[1]", "no manifest"),
         (b"{}", "no manifest"),
+        (b'{"format_version": 0}', "no manifest"),
         (b'{"format_version": 99}', "Install a newer handful"),
+        (b'{"format_version": 2}', "lacks its own sha256"),
         (b'{"format_version": 1}', "damaged"),
         (b'{"format_version": 1, "files": [3]}', "damaged"),
     ],
@@ -161,10 +167,8 @@ def test_hostile_files_with_good_hashes_are_refused(
     path, *_ = save(tmp_path)
     content = HOSTILE[kind]
     (path / name).write_bytes(content)
-    manifest = json.loads((path / "manifest.json").read_text())
-    digest = hashlib.sha256(content).hexdigest()
-    manifest["files"][name] = {"bytes": len(content), "sha256": digest}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    said = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    change_manifest(path, lambda manifest: manifest["files"].update({name: said}))
     with pytest.raises(CheckpointError, match="is damaged"):
         load_checkpoint(path)
 
@@ -225,9 +229,62 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("step*"))
 
 
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_golden_checkpoints_of_each_format_are_read(version: int) -> None:
+    path, checkpoint, reasons = newest_checkpoint(GOLDEN / f"checkpoint-{version}")
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["format_version"] == version
+    assert reasons == []
+    weight = torch.tensor([[-0.5, 0.5, 1.5], [2.5, 3.5, 4.5]])
+    torch.testing.assert_close(checkpoint.model["weight"], weight)
+    assert checkpoint.optimizer["state"][1]["step"].item() == 1
+    progress = checkpoint.progress
+    assert math.isnan(progress.pop("history")[0]["train_loss"])
+    generators = {"python": [3, [1, 2], None]}
+    places = {"step": 7, "epoch": 2, "samples": 21, "feed": {"delivered": 3}}
+    assert progress == {**places, "generators": generators}
+
+
+def test_a_bit_that_flips_anywhere_in_a_manifest_is_noticed(tmp_path: Path) -> None:
+    path, *_ = save(tmp_path, history=[{"step": 7, "train_loss": float("inf")}])
+    file = path / "manifest.json"
+    good = file.read_bytes()
+    own_hash = range(8 * (len(good) - 79), 8 * len(good))
+    version = range(8 * len('{"format_version": 2'))
+    rng = random.Random(0)
+    for place in (*version, *own_hash, *rng.sample(range(8 * len(good)), 500)):
+        flipped = bytearray(good)
+        flipped[place // 8] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=r"manifest\.json is ") as caught:
+            read_manifest(path)
+        assert not isinstance(caught.value, NewerVersionError), f"bit {place}"
+    file.write_bytes(good)
+    assert read_manifest(path)["step"] == 7
+
+
+def test_a_bit_of_the_manifest_that_flips_costs_the_newest_alone(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path, step=5)
+    path, *_ = save(tmp_path, step=7)
+    content = (path / "manifest.json").read_bytes()
+    flipped = content.replace(b'"format_version": 2', b'"format_version": 3')
+    (path / "manifest.json").write_bytes(flipped)
+    _, checkpoint, reasons = newest_checkpoint(tmp_path)
+    assert checkpoint.progress["step"] == 5
+    assert "manifest.json is damaged: expected sha256 " in reasons[0]
+
+
 def test_manifest_is_strict_json_with_hashes(tmp_path: Path) -> None:
     path, *_ = save(tmp_path)
-    manifest = json.loads((path / "manifest.json").read_text())
+    content = (path / "manifest.json").read_bytes()
+    body, _ = content.rsplit(b', "sha256": "', 1)
+    manifest = json.loads(content)
+    assert manifest["sha256"] == hashlib.sha256(body).hexdigest()
     assert set(manifest["files"]) == {"model.safetensors", "optimizer.safetensors"}
     assert {len(entry["sha256"]) for entry in manifest["files"].values()} == {64}
 

@@ -29,6 +29,7 @@ from handful.train.callbacks import FitState
 from handful.train.checkpoint import load_checkpoint
 from handful.train.save_times import SaveTimes, parse_save_every
 from handful.train.step_log import add_exactly
+from manifests import change_manifest, read_manifest, write_manifest
 
 generator = torch.Generator().manual_seed(0)
 X = torch.randn(48, 4, generator=generator)
@@ -123,7 +124,7 @@ def test_a_checkpoint_of_mid_epoch_goes_on_to_the_bits_of_the_whole_run(
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[2:]
 from test_saving import *
 
 class Kill(WaitForSaves):
@@ -132,16 +133,17 @@ class Kill(WaitForSaves):
         if state.step == 20:
             os.kill(os.getpid(), signal.SIGKILL)
 
-fit(ours(), Kill(), run_dir=sys.argv[2], save_every="3steps")
+fit(ours(), Kill(), run_dir=sys.argv[1], save_every="3steps")
 """
 
 
 def test_a_kill_in_mid_epoch_loses_only_the_steps_since_the_last_save(
     tmp_path: Path,
 ) -> None:
-    run = tmp_path / "run"
+    run, here = tmp_path / "run", Path(__file__).parent
+    folders = [str(here), str(here.parent / "support")]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(run)],
+        [sys.executable, "-c", KILLED, str(run), *folders],
         timeout=60,
         check=False,
     )
@@ -344,12 +346,12 @@ def test_a_manifest_of_anything_is_an_error_of_the_checkpoint_or_loads(
 ) -> None:
     fit(ours(), run_dir=tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "step-00000024"
-    good = json.loads((path / "manifest.json").read_text())
+    good = read_manifest(path)
     refused = 0
     for key in good:
         for value in VALUES:
             damaged = {**good, key: value}
-            (path / "manifest.json").write_text(json.dumps(damaged))
+            write_manifest(path, damaged)
             try:
                 load_checkpoint(path)
             except CheckpointError:
@@ -362,8 +364,8 @@ def test_a_manifest_of_anything_is_an_error_of_the_checkpoint_or_loads(
 
 def test_a_newer_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
     fit(ours(), run_dir=tmp_path / "run", checkpoint_every=1)
-    path = tmp_path / "run" / "checkpoints" / "step-00000024" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 9}))
+    path = tmp_path / "run" / "checkpoints" / "step-00000024"
+    change_manifest(path, lambda manifest: manifest.update(format_version=9))
     with pytest.raises(CheckpointError, match="Install a newer handful"):
         fit(ours(), run_dir=tmp_path / "run", resume=True)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from handful.cli.settings import Settings, check_recipe_and_variant, settings_differ
 from handful.cli.train_flags import spell_flag
-from handful.errors import ArgumentError, RunError
+from handful.errors import ArgumentError, CheckpointError
 
 if TYPE_CHECKING:
     from handful.runs.run import Run
@@ -362,10 +362,10 @@ def _check_can_change(
 
 
 def _is_in_mid_epoch(checkpoint: Path) -> bool:
-    from handful.runs.files import read_json
+    from handful.train.manifest import read_manifest
 
     try:
-        feed = read_json(checkpoint / "manifest.json").get("feed", {})
-    except (RunError, AttributeError):  # The training says what is wrong with it.
+        feed = read_manifest(checkpoint).get("feed", {})
+    except CheckpointError:  # The training says what is wrong with it.
         return False
     return bool(feed.get("delivered"))

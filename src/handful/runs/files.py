@@ -160,9 +160,20 @@ def read_json(path: Path) -> Any:
         RunError: It is missing, unreadable or not JSON.
     """
     try:
-        return from_json(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.") from None
+    return parse_json(path, content)
+
+
+def parse_json(path: Path, content: bytes) -> Any:
+    """Read what stands in a JSON file of a run's folder.
+
+    Raises:
+        RunError: It is not JSON; the error names the file.
+    """
+    try:
+        return from_json(content)
     except (ValueError, RecursionError):
         raise RunError(f"{path} is not JSON; the file is damaged.") from None
 

@@ -6,7 +6,8 @@
       model.safetensors       every tensor of the model's state_dict
       optimizer.safetensors   the optimiser's tensors, named state.<parameter>.<name>
       averages.safetensors    the averaged weights, where they are kept
-      manifest.json           everything else; sizes and SHA-256 hashes of the files
+      manifest.json           everything else; sizes and hashes (SHA-256) of the files,
+                              and of itself
 
 A checkpoint is written into a hidden sibling, each file is flushed to the disk, the
 manifest last, and then the folder with their names; it is renamed, and its parent
@@ -35,6 +36,7 @@ from handful.train.manifest import (
     OWN_KEYS,
     NewerVersionError,
     read_manifest,
+    seal_manifest,
 )
 from handful.train.optimizer_state import flatten_optimizer, unflatten_optimizer
 from handful.train.plain_state import decode_state, encode_state
@@ -117,7 +119,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             size, digest = write_tensors(partial / name, tensors)
             files[name] = {"bytes": size, "sha256": digest}
         head = to_json({"format_version": CHECKPOINT_VERSION, "files": files})
-        manifest = f"{head[:-1]}, {rest[1:]}".encode()
+        manifest = seal_manifest(f"{head[:-1]}, {rest[1:]}")
         write_synced(partial / MANIFEST_FILE, manifest)
         sync_folder(partial)
         if final.exists():

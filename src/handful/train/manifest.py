@@ -3,10 +3,18 @@
 Whoever can write a checkpoint's folder may have written anything there. A manifest
 that passes here has the keys and the kinds of values that the rest of handful takes
 for granted.
+
+Disks change bits by themselves, too. A manifest ends with the hash of all its bytes
+before that::
+
+    {"format_version": 2, ..., "sha256": "<64 digits>"}
+
+Of format version 1 it had none, and such are read as they always were.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -14,23 +22,37 @@ from pathlib import Path
 from typing import Any
 
 from handful.errors import CheckpointError, RunError
-from handful.runs.files import read_json
+from handful.runs.files import parse_json
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 """Version of the checkpoint's folder that this handful writes."""
 
 MANIFEST_FILE = "manifest.json"
 
-OWN_KEYS = ("format_version", "files", "optimizer", "plain")
+OWN_KEYS = ("format_version", "files", "optimizer", "plain", "sha256")
 """Keys of the manifest's own; all others are a training's progress."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_SEAL = re.compile(rb', "sha256": "([0-9a-f]{64})"\}')
+_SEAL_BYTES = 79
+_FIRST_SEALED = 2
+"""The first format version whose manifests must have a hash of their own."""
 _ENDINGS = (None, "record", "validation")
 _MOST = 2**62
 
 
 class NewerVersionError(CheckpointError):
     """A newer handful wrote the checkpoint."""
+
+
+def seal_manifest(text: str) -> bytes:
+    """Return a manifest's content: its text, and at the end the hash of that.
+
+    Args:
+        text: A JSON object that has a key at least, without the hash.
+    """
+    body = text.removesuffix("}").encode()
+    return body + f', "sha256": "{hashlib.sha256(body).hexdigest()}"}}'.encode()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -43,18 +65,49 @@ def read_manifest(path: Path) -> dict[str, Any]:
         CheckpointError: It is missing, unreadable, damaged or of a newer version.
     """
     file = path / MANIFEST_FILE
+    content = _read(file)
+    is_sealed = _check_seal(file, content)
     try:
-        manifest = read_json(file)
+        manifest = parse_json(file, content)
     except RunError as error:
         raise CheckpointError(str(error)) from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if not isinstance(version, int) or not _is_count(version):
+    if not isinstance(version, int) or not _is_count(version) or version < 1:
         raise CheckpointError(f"{file} is no manifest of handful's.")
     if version > CHECKPOINT_VERSION:
         raise NewerVersionError(
             f"{path} has format version {version}, and this handful reads up to "
             f"{CHECKPOINT_VERSION}. Install a newer handful."
         )
+    if version >= _FIRST_SEALED and not is_sealed:
+        raise CheckpointError(f"{file} is damaged: it lacks its own sha256.")
+    _check_values(file, manifest)
+    return dict(manifest)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def _check_seal(file: Path, content: bytes) -> bool:
+    """Check the hash at a manifest's end; return whether there is one."""
+    body, end = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
+    seal = _SEAL.fullmatch(end)
+    if seal is None:
+        return False
+    expected = seal[1].decode()
+    actual = hashlib.sha256(body).hexdigest()
+    if actual != expected:
+        raise CheckpointError(
+            f"{file} is damaged: expected sha256 {expected}, got {actual}."
+        )
+    return True
+
+
+def _check_values(file: Path, manifest: Mapping[str, Any]) -> None:
     for name, check in _NEEDED.items():
         if name not in manifest:
             raise CheckpointError(f"{file} is damaged: it lacks {name!r}.")
@@ -64,7 +117,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
             _check(file, name, check, manifest[name])
     if manifest.get("ending") is not None and not manifest.get("history"):
         raise CheckpointError(f"{file} is damaged: its history lacks its ending.")
-    return dict(manifest)
 
 
 def _check(file: Path, name: str, check: Callable[[Any], bool], value: Any) -> None:

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from bad_inputs.case import Case
+from manifests import change_manifest
 
 CHECKPOINTS = "Checkpoints"
 PAYLOAD = "payload-was-run"
@@ -66,14 +67,6 @@ def vouch(step: Path, name: str, content: bytes) -> None:
     change_manifest(step, lambda manifest: manifest["files"].update({name: entry}))
 
 
-def change_manifest(step: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a manifest's values in place."""
-    path = step / "manifest.json"
-    manifest = json.loads(path.read_bytes())
-    change(manifest)
-    path.write_text(json.dumps(manifest))
-
-
 def _tensors(change: Callable[[dict[str, Any]], object]) -> Change:
     def run(step: Path) -> None:
         tensors = load_file(step / "model.safetensors")
@@ -109,6 +102,12 @@ def _write(path: Path, content: bytes) -> None:
 def _cut(step: Path) -> None:
     path = step / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
+
+
+def _flip(step: Path) -> None:
+    """Let the manifest say another step; it stays a valid one."""
+    path = step / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"step": 9', b'"step": 8', 1))
 
 
 def _remove_optimizer(step: Path) -> None:
@@ -171,6 +170,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         _manifest(lambda m: m.update(format_version=99)),
         "has format version 99, and this handful reads up to",
     ),
+    "a bit of the manifest flipped": (_flip, "manifest.json is damaged: expected sha"),
     "a manifest cut short": (_text('{"format_version": 1, "fil'), "is not JSON"),
     "an empty manifest": (_text(""), "is not JSON"),
     "a manifest nested too deeply": (_text(_deep(100_000)), "is not JSON"),

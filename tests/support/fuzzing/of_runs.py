@@ -23,6 +23,7 @@ from handful.runs.study import Study
 from handful.runs.study_row import Row, row_to_json
 from handful.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from handful.train.weight_files import read_weights
+from manifests import change_manifest, seal, unseal
 
 _CONFIG = {"recipe": "wine", "epochs": 2, "monitor": "valid_loss", "lr": 0.01}
 _HISTORY = [
@@ -148,12 +149,13 @@ def _make_checkpoint(folder: Path) -> Path:
 
 
 def _manifest_seeds(folder: Path) -> list[bytes]:
-    return [(_make_checkpoint(folder) / "manifest.json").read_bytes()]
+    return [unseal((_make_checkpoint(folder) / "manifest.json").read_bytes())]
 
 
 def _read_manifest(folder: Path, data: bytes) -> None:
+    """Load a checkpoint of which the manifest vouches for itself."""
     path = folder / "step-00000009"
-    (path / "manifest.json").write_bytes(data)
+    (path / "manifest.json").write_bytes(seal(data.rstrip(b"\n")))
     load_checkpoint(path)
 
 
@@ -184,12 +186,8 @@ def _read_tensors(folder: Path, data: bytes) -> None:
 
 def _vouch(path: Path, place: str, data: bytes) -> None:
     (path / place).write_bytes(data)
-    manifest = json.loads((path / "manifest.json").read_bytes())
-    manifest["files"][place] = {
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    said = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    change_manifest(path, lambda manifest: manifest["files"].update({place: said}))
 
 
 def _weight_seeds(_: Path) -> list[bytes]:
