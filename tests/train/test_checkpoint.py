@@ -273,6 +273,7 @@ def test_a_bit_of_the_manifest_that_flips_costs_the_newest_alone(
     path, *_ = save(tmp_path, step=7)
     content = (path / "manifest.json").read_bytes()
     flipped = content.replace(b'"format_version": 2', b'"format_version": 3')
+    assert flipped != content
     (path / "manifest.json").write_bytes(flipped)
     _, checkpoint, reasons = newest_checkpoint(tmp_path)
     assert checkpoint.progress["step"] == 5

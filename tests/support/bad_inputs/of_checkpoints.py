@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from bad_inputs.case import Case
-from manifests import change_manifest
+from manifests import change_manifest, unseal
 
 CHECKPOINTS = "Checkpoints"
 PAYLOAD = "payload-was-run"
@@ -104,10 +104,9 @@ def _cut(step: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
 
 
-def _flip(step: Path) -> None:
-    """Let the manifest say another step; it stays a valid one."""
+def _remove_hash(step: Path) -> None:
     path = step / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(b'"step": 9', b'"step": 8', 1))
+    path.write_bytes(unseal(path.read_bytes()))
 
 
 def _remove_optimizer(step: Path) -> None:
@@ -170,7 +169,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         _manifest(lambda m: m.update(format_version=99)),
         "has format version 99, and this handful reads up to",
     ),
-    "a bit of the manifest flipped": (_flip, "manifest.json is damaged: expected sha"),
+    "a manifest without its own hash": (_remove_hash, "lacks its own sha256"),
     "a manifest cut short": (_text('{"format_version": 1, "fil'), "is not JSON"),
     "an empty manifest": (_text(""), "is not JSON"),
     "a manifest nested too deeply": (_text(_deep(100_000)), "is not JSON"),
