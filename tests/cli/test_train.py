@@ -497,7 +497,7 @@ def test_diverged_training_is_an_error_of_one_line(
     argv = ["train", "regression", "--lr", "1e30", "--optimizer", "sgd", "--out", "r"]
     assert main(argv) == 1
     printed = capsys.readouterr().err
-    assert printed.startswith("handful: train_loss is ")
+    assert printed.startswith("handful: the loss of step 2 (epoch 1, batch 2; samples ")
     assert printed.count("\n") == 1
     assert Run.load("r").status == "failed"
 

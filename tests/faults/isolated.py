@@ -5,6 +5,7 @@ A mount namespace needs root, or a system that lets users make namespaces of the
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import os
@@ -130,6 +131,7 @@ def _read_large_batches(say: Say) -> None:
 
 def read_as_nobody(say: Say, run_dir: str, data: str) -> None:
     """Go on with a run as a user who cannot read all of its files."""
+    codecs.lookup("utf-8-sig")  # Python may lie where this user cannot read it
     if os.getuid() == 0:
         os.setgid(65534)
         os.setuid(65534)

@@ -39,7 +39,7 @@ from handful.train.trainer import Trainer
 SAID_ELSEWHERE = {
     *("self", "model", "loss", "optimizer", "lr", "schedule", "metrics"),
     *("device", "seed", "loss_average", "callbacks", "progress"),
-    *("train", "valid", "epochs", "run_dir", "resume", "settings"),
+    *("train", "valid", "epochs", "run_dir", "resume", "allow_changed", "settings"),
 }
 """Arguments of `Trainer` and `fit` that recipes have fields for, or that are a run's
 own."""

@@ -46,7 +46,8 @@ class Training:
         self.weights[self.step] = self.model.weight.detach().clone()
         steps = np.array([(0.5, 0.1)], STEP_DTYPE)
         self.recorder.record_steps(steps)
-        self.recorder.record({"step": self.step, "train_loss": 0.5})
+        record = {"epoch": 1, "step": self.step, "train_loss": 0.5}
+        self.recorder.record(record)
         is_saved = self.recorder.keep(self._capture, step=self.step, **options)
         self.recorder.wait()
         return is_saved

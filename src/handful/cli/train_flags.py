@@ -212,8 +212,8 @@ CheckpointEvery: TypeAlias = Annotated[
 SaveEvery: TypeAlias = Annotated[
     str | None,
     _flag(
-        "auto|records|N<unit>",
-        "When to save within epochs, such as 500steps or 10minutes. [auto]",
+        "TIMES",
+        "When to save within epochs: records, 500steps, 10minutes. [auto]",
         FOLDER,
     ),
 ]
