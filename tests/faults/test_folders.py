@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,18 @@ def another() -> Iterator[Server]:
     started.close()
 
 
+def read_when_saved(path: Path) -> dict[Path, bytes]:
+    """Read a run's files once the save beside its training has ended."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        steps = [p.name for p in (path / "checkpoints").iterdir()]
+        time.sleep(1)
+        now = [p.name for p in (path / "checkpoints").iterdir()]
+        if sorted(steps) == sorted(now) and not any(n.endswith(".tmp") for n in now):
+            break
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
 @pytest.mark.fault(18, 19)
 def test_second_run_is_refused_while_the_first_lives_and_not_after_its_death(
     start: Train, another: Server, twin: Callable[[str], Twin], tmp_path: Path
@@ -33,7 +46,7 @@ def test_second_run_is_refused_while_the_first_lives_and_not_after_its_death(
     facts = {"name": "workers", "run_dir": str(path), "data": str(tmp_path)}
     job = start("workers", path, steps=[20], sleep_at=20)
     assert job.hear("asleep") == 20
-    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    before = read_when_saved(path)
     second = another.run("train", tmp_path / "second", resume=True, **facts)
     assert second.get("error") == "RunError"
     assert f"{path} is in use by another training" in second.get("message")
