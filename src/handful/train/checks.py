@@ -58,7 +58,7 @@ def check_finite_loss(loss: Tensor, batch: Any) -> None:
     if math.isfinite(value):
         return
     start = f"loss must be finite at the first step, before any update; got {value:g}. "
-    tensors = list(_name_tensors(batch, "batch"))
+    tensors = list(name_tensors(batch, "batch"))
     found = [
         text for name, item in tensors if (text := _describe_nonfinite(name, item))
     ]
@@ -124,7 +124,7 @@ def explain_dtype(
         return None
     suspects = [
         (name, value.dtype)
-        for name, value in _name_tensors(args, "inputs")
+        for name, value in name_tensors(args, "inputs")
         if value.dtype is not wanted and _may_be_blamed(value.dtype, said)
     ]
     if not suspects:
@@ -149,7 +149,7 @@ def explain_shape(error: BaseException, args: Any) -> TrainingError | None:
     said = " ".join(str(error).split())
     if not any(word in said for word in _SPOKEN_SHAPES):
         return None
-    shapes = [f"{tuple(v.shape)} in {n}" for n, v in _name_tensors(args, "inputs")]
+    shapes = [f"{tuple(v.shape)} in {n}" for n, v in name_tensors(args, "inputs")]
     return TrainingError(
         f"inputs must have a shape that the model takes; got {', '.join(shapes)}. Let "
         f"the model's first layer fit the data. torch said: {said}"
@@ -292,13 +292,14 @@ def note_untrained(
     )
 
 
-def _name_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def name_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in mappings, lists and tuples, each with what leads to it."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, (Mapping, list, tuple)):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
-            yield from _name_tensors(item, f"{name}[{key!r}]")
+            yield from name_tensors(item, f"{name}[{key!r}]")
 
 
 def _describe_nonfinite(name: str, value: Tensor) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handful.train.checks import name_tensors
 from handful.train.step import Step
 from handful.train.summary import find_tensors, left_as_found
 
@@ -92,7 +93,7 @@ def _describe_batches(
     before, known = 0, samples
     for batch in batches:
         count = 0
-        for name, value in _name_tensors(batch, "batch"):
+        for name, value in name_tensors(batch, "batch"):
             count = max(count, value.shape[0] if value.ndim else 0)
             if value.layout is torch.strided and not _is_finite(value):
                 yield _describe(name, value, before, known)
@@ -176,15 +177,6 @@ def _look(seen: _Seen, name: str, module: nn.Module, _: Any, output: Any) -> Non
 def _name(name: str, module: nn.Module) -> str:
     kind = type(module).__name__
     return f"{name!r} ({kind})" if name else f"the model itself ({kind})"
-
-
-def _name_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, (Mapping, list, tuple)):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, item in items:
-            yield from _name_tensors(item, f"{name}[{key!r}]")
 
 
 def _is_finite(value: Tensor) -> bool:
