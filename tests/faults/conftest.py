@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from faults import evidence
 from faults.processes import Job, Server
 from faults.shim import build_shim
+from faults.twins import Train, Twin
 
 
 @pytest.fixture(scope="session")
@@ -29,23 +29,6 @@ def shim(server: Server) -> Server:
     if not server.has_shim:
         pytest.skip("needs Linux and a C compiler")
     return server
-
-
-@dataclass(frozen=True)
-class Twin:
-    """A run that nobody disturbed.
-
-    Attributes:
-        path: Its folder.
-        state: What another run must end with; see `evidence.last_state`.
-        seconds: How long it took.
-        num_steps: Its steps.
-    """
-
-    path: Path
-    state: dict[str, Any]
-    seconds: float
-    num_steps: int
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +51,6 @@ def twin(
         return made[name]
 
     return make
-
-
-Train = Callable[..., Job]
 
 
 @pytest.fixture

@@ -12,17 +12,11 @@ from typing import Any
 import pytest
 
 from faults import counting, evidence
-from faults.conftest import Train, Twin
 from faults.extent import choose, seeds
-from faults.processes import Job, Server
+from faults.processes import Server, skip_if_unable
+from faults.twins import Train, Twin
 
 NAME = "averaged"
-
-
-def skip_if_unable(job: Job) -> None:
-    """Skip where the system does not let the process have mounts of its own."""
-    if job.get("unable"):
-        pytest.skip(f"needs root or user namespaces: {job.get('unable')}")
 
 
 @pytest.mark.fault(9)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from faults import counting, evidence
-from faults.conftest import Train, Twin
 from faults.extent import seeds
 from faults.processes import Server
+from faults.twins import Train, Twin
 from handful import Run
 
 

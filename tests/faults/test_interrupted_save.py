@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from faults import counting, evidence
-from faults.conftest import Twin
 from faults.crash_log import Call, read_log
 from faults.extent import choose
 from faults.processes import Server
+from faults.twins import Twin
 
 NAME = "averaged"
 

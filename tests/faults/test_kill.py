@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from faults import counting, evidence
-from faults.conftest import Twin
 from faults.extent import NUM_KILLS, SEED
 from faults.processes import Job, Server
 from faults.trainings import TRAININGS
+from faults.twins import Twin
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from faults import counting, evidence
-from faults.conftest import Train
 from faults.extent import choose
+from faults.twins import Train
 from handful import Run
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from faults import counting, evidence
-from faults.conftest import Train, Twin
 from faults.extent import choose, seeds
 from faults.trainings import TRAININGS
+from faults.twins import Train, Twin
 
 
 def names(seed: int) -> str:

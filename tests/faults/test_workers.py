@@ -14,9 +14,8 @@ import pytest
 
 from faults import counting
 from faults.extent import choose
-from faults.processes import Job, Server
+from faults.processes import Job, Server, skip_if_unable
 from faults.samples import BAD
-from faults.test_disk import skip_if_unable
 
 Read = Callable[..., Job]
 

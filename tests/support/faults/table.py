@@ -13,8 +13,9 @@ from typing import Any
 
 from faults.rows import FAULTS, Fault
 
-COUNTS = Path(__file__).with_name("counts.json")
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+ROOT = Path(__file__).resolve().parents[3]
+COUNTS = ROOT / "tests" / "faults" / "counts.json"
+PAGE = ROOT / "docs" / "reliability.md"
 OUTCOMES = ("passed", "failed", "not run")
 
 Counts = dict[str, Any]

@@ -13,7 +13,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).resolve().parent.parent
+import pytest
+
+SUPPORT = Path(__file__).resolve().parent.parent
 
 
 class Server:
@@ -25,8 +27,7 @@ class Server:
 
     def __init__(self, shim: Path | None) -> None:
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        path = os.pathsep.join(map(str, (TESTS, TESTS / "support")))
-        env = {**os.environ, **one, "PYTHONPATH": path}
+        env = {**os.environ, **one, "PYTHONPATH": str(SUPPORT)}
         if shim is not None:
             env["LD_PRELOAD"] = str(shim)
         self.has_shim = shim is not None
@@ -166,3 +167,9 @@ class Job:
     def printed(self) -> str:
         """Return what the child printed."""
         return self.log.read_text() if self.log.exists() else ""
+
+
+def skip_if_unable(job: Job) -> None:
+    """Skip where the system does not let the process have mounts of its own."""
+    if job.get("unable"):
+        pytest.skip(f"needs root or user namespaces: {job.get('unable')}")
