@@ -336,6 +336,7 @@ def test_a_model_can_be_trained_after_an_error_in_any_step(
     torch.manual_seed(2)
     model = Net(between)
     options: dict[str, Any] = {"loss": "cross_entropy", "progress": "off"}
+    options["num_threads"] = 1  # none to be measured, on steps of its own
     batches = [(X[:8], Y[:8])] * 12
     is_trial = call in (4, 6)  # a step done once more, to be recorded
     forgiven = is_trial and isinstance(error, Exception)

@@ -31,11 +31,12 @@ def make_loader() -> DataLoader:
     return DataLoader((X, Y), batch_size=8, shuffle=True)
 
 
-def measure(model: nn.Module) -> int:
+def measure(model: nn.Module, *, replays: bool = False) -> int:
     """Return the threads that are measured as the fastest."""
     precision = Precision("float32", torch.device("cpu"))
     step = CriterionStep(make_criterion("cross_entropy"), BatchLayout(), precision)
-    fastest = measure_fastest(model, step, [X, Y], threads=True, memory_format=True)
+    is_open = {"threads": True, "memory_format": True}
+    fastest = measure_fastest(model, step, [X, Y], **is_open, replays=replays)
     return fastest.threads
 
 
@@ -98,11 +99,31 @@ def test_what_is_tiny_gets_one_thread_unmeasured(
     assert Calls.count >= 4
 
 
+def test_steps_that_will_be_replayed_are_timed_as_replays() -> None:
+    Calls.count = 0
+    assert measure(Calls(4, 3), replays=True) in (1, 2)
+    assert Calls.count == 1  # recorded, and no longer called from then on
+    reads = Reads()
+    assert measure(reads, replays=True) in (1, 2)
+    assert reads.weight.grad is None
+
+
+class Reads(nn.Linear):
+    """Reads a number back in each step, so that there is no replay."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 if x.sum().item() else 2)
+
+
 def test_slow_candidates_are_timed_three_times_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(measuring, "BUDGET_SECONDS", 0.0)
     monkeypatch.setattr(measuring, "CLEAR", ())
+    monkeypatch.setattr(measuring, "SHORT_SECONDS", 0.0)
     called: list[int] = []
     measuring._time_by_turns([1, 2], called.append)
     assert called.count(1) == called.count(2) == 2 * measuring.LEAST_ROUNDS

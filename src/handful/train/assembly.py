@@ -294,6 +294,7 @@ class Assembly:
             # A step of the user's is called for the training alone: it may count.
             threads=threads and trainer.step_function is None,
             memory_format=memory_format,
+            replays=trainer.engine != "eager" and not self._precision.scales,
             is_strict=trainer.on_nonfinite == "stop",
             on_chosen=record,
             on_note=lambda note: recorder.record_event("note", note),

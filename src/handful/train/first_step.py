@@ -48,6 +48,7 @@ class FirstStep:
         device: Where the model is.
         threads: Whether the number of threads is still to be chosen.
         memory_format: A format, or ``"auto"`` if it is still to be chosen.
+        replays: Whether the engine replays steps where it can.
         is_strict: Whether a first loss that is not finite ends the run.
         on_chosen: Takes what was chosen, before the first update.
         on_note: Takes a sentence that the user should read.
@@ -61,6 +62,7 @@ class FirstStep:
     device: torch.device
     threads: bool
     memory_format: str
+    replays: bool
     is_strict: bool
     on_chosen: Callable[[Fastest], None]
     on_note: Callable[[str], None]
@@ -106,6 +108,7 @@ class FirstStep:
                 batch,
                 threads=self.threads,
                 memory_format=name == "auto",
+                replays=self.replays,
             )
         if name != "auto":
             fastest = replace(fastest, memory_format=name)

@@ -174,10 +174,8 @@ class Loop:
 
     def _steps_until_due(self) -> int:
         """Say how many steps may be done before something else is to be."""
-        is_seen = self.prepare is not None or not self._is_unseen
-        sets_more = self.rates.unit == "step" and self.rates.changes_groups
-        if is_seen or sets_more or self.precision.scales or self.memory.splits:
-            return 1  # a step that is split is cut anew from the last batch
+        if not self._may_play():
+            return 1
         step = self.state.step
         most = min(self.engine.most_steps(), self.recorder.steps_until_save(step))
         if self.valid_every is not None:
@@ -186,10 +184,18 @@ class Loop:
             most = min(most, self.state.max_steps - step)
         return max(most, 1)
 
+    def _may_play(self) -> bool:
+        """Say whether the engine may do a step from its batch to its update."""
+        is_seen = self.prepare is not None or not self._is_unseen
+        sets_more = self.rates.unit == "step" and self.rates.changes_groups
+        # A step that is split is cut anew from the last batch.
+        return not (is_seen or sets_more or self.precision.scales or self.memory.splits)
+
     def _do_stretch(self, stretch: Sequence[Sequence[Any]]) -> None:
         """Do steps with nothing between them, as many at once as the engine can."""
+        may_play = self._may_play() and self.engine.most_steps() > 1
         while stretch:
-            done = self._play(stretch) if len(stretch) > 1 else 0
+            done = self._play(stretch) if may_play else 0
             if not done:
                 self.feed.ahead = len(stretch) - 1
                 self._step(stretch[0])

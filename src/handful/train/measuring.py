@@ -17,10 +17,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from handful.train.batch_kinds import flatten_batch
 from handful.train.batches import map_tensors
+from handful.train.captured import FAILURES
 from handful.train.generators import all_generators_preserved
+from handful.train.kernel_calls import Ways
 from handful.train.memory_format import MEMORY_FORMATS, lay_out, takes_images
-from handful.train.model_guard import has_hooks
+from handful.train.model_guard import has_hooks, why_not_recordable
+from handful.train.native import NativeReplay, PlayerError
+from handful.train.player_library import load_library
+from handful.train.recording import can_record, record
+from handful.train.replay import Replay
 from handful.train.step import CriterionStep, Step
 from handful.train.summary import has_lazy_layers
 from handful.train.threads import restored_threads
@@ -31,6 +38,10 @@ BUDGET_SECONDS = 0.05
 LEAST_ROUNDS, MOST_SECONDS = 3, 0.5
 """Each candidate is timed so often, so that a moment's other work decides nothing,
 while that takes no more than so long; once in any case."""
+
+SHORT_SECONDS = 0.001
+"""Runs that are shorter are timed several in a row, as a training does them: a thread
+that has been waiting is slow to begin."""
 
 WORTHWHILE = 0.85
 """A candidate is taken if it needs at most this share of the first one's time."""
@@ -59,7 +70,13 @@ class Fastest:
 
 
 def measure_fastest(
-    model: nn.Module, step: Step, batch: Any, *, threads: bool, memory_format: bool
+    model: nn.Module,
+    step: Step,
+    batch: Any,
+    *,
+    threads: bool,
+    memory_format: bool,
+    replays: bool = False,
 ) -> Fastest:
     """Measure what makes a step on the CPU fastest: one thread or all, which format.
 
@@ -72,6 +89,8 @@ def measure_fastest(
         batch: A batch, on the CPU.
         threads: Whether the number of threads is open; else torch's is kept.
         memory_format: Whether the format is open; else it is ``contiguous``.
+        replays: Whether steps are going to be replayed where that can be: then such
+            replays are timed, in which arithmetic has a larger share.
 
     Returns:
         The fastest; one thread, unmeasured, for what is `TINY`; what torch has now
@@ -88,7 +107,7 @@ def measure_fastest(
         with all_generators_preserved(), restored_threads(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the real step gives them again
             runs = {
-                name: _make_run(model, step, batch, name)
+                name: _make_run(model, step, batch, name, replays=replays)
                 for name in (MEMORY_FORMATS if open_format else MEMORY_FORMATS[:1])
             }
             first = runs[MEMORY_FORMATS[0]]
@@ -110,13 +129,17 @@ def measure_fastest(
 
 
 def _make_run(
-    model: nn.Module, step: Step, batch: Any, memory_format: str
-) -> Callable[[], None]:
+    model: nn.Module, step: Step, batch: Any, memory_format: str, *, replays: bool
+) -> Callable[[], object]:
     """Return a function that goes forward and backward once, on copies."""
     twin, twin_step = copy.deepcopy(model).train(), copy.deepcopy(step)
     lay_out(twin, memory_format)
     if isinstance(twin_step, CriterionStep):
         twin_step.memory_format = memory_format
+        if replays:
+            replay = _make_replay(twin, twin_step, copy.deepcopy(batch))
+            if replay is not None:
+                return replay
 
     def run() -> None:
         # Copied, since a model may write into what it is given.
@@ -124,6 +147,32 @@ def _make_run(
         torch.autograd.backward(made.loss)
 
     return run
+
+
+def _make_replay(
+    model: nn.Module, step: CriterionStep, batch: Any
+) -> Callable[[], object] | None:
+    """Return a replay of forward and backward, None where there can't be one."""
+    inputs, key = flatten_batch(batch)
+    params = [param for param in model.parameters() if param.requires_grad]
+    if key is None or not can_record() or why_not_recordable(model) is not None:
+        return None
+
+    def run() -> tuple[Any, ...]:
+        made = step.mean(model, batch)
+        grads = torch.autograd.grad(made.loss, params, allow_unused=True)
+        return (made.loss.detach(), *grads)
+
+    fixed = [*model.parameters(), *model.buffers()]
+    try:
+        _, program = record(run, inputs, fixed, Ways())
+        if isinstance(program, str):
+            return None
+        replay = Replay(program) if load_library() is None else NativeReplay(program)
+        replay.run(inputs)
+    except (PlayerError, *FAILURES):
+        return None
+    return lambda: replay.run(inputs)
 
 
 def _is_tiny(model: nn.Module, batch: Any) -> bool:
@@ -155,9 +204,7 @@ def _time_by_turns(candidates: Sequence[T], run: Callable[[T], Any]) -> list[flo
     while True:
         for candidate, kept in zip(candidates, times, strict=True):
             run(candidate)  # not counted: it wakes threads, and at first allocates
-            started = time.perf_counter()
-            run(candidate)
-            kept.append(time.perf_counter() - started)
+            kept.append(_time(run, candidate))
             if all(times) and _is_over(times, began):
                 break
         medians = [sorted(kept)[len(kept) // 2] for kept in times]
@@ -166,6 +213,17 @@ def _time_by_turns(candidates: Sequence[T], run: Callable[[T], Any]) -> list[flo
         is_clear = any(rounds >= n and not a <= least <= b for n, a, b in CLEAR)
         if is_clear or _is_over(times, began):
             return shares
+
+
+def _time(run: Callable[[T], Any], candidate: T) -> float:
+    """Return the seconds of a run, of several in a row where they are short."""
+    started, count = time.perf_counter(), 0
+    while True:
+        run(candidate)
+        count += 1
+        seconds = time.perf_counter() - started
+        if seconds >= SHORT_SECONDS:
+            return seconds / count
 
 
 def _is_over(times: Sequence[Sequence[float]], began: float) -> bool:

@@ -100,6 +100,8 @@ class NativeEngine(CapturedEngine):
         self, stretch: Sequence[Any], rates: Sequence[Sequence[float]]
     ) -> Played | None:
         """Do the first steps of some that are of one kind; see `Engine.play`."""
+        if len(stretch[0]) != 1:
+            return None
         if self._is_watched:
             self.look_again()
         inputs, key = flatten_batch(stretch[0][0])

@@ -66,9 +66,10 @@ class StepLog:
         self._losses.extend(played.losses)
         self._lrs.extend(lrs)
         weights = played.weights
-        if not isinstance(weights, Tensor):
-            weights = torch.full_like(played.losses, weights, dtype=torch.float64)
-        self._weights.extend(weights)
+        if isinstance(weights, Tensor):
+            self._weights.extend(weights)
+        else:
+            self._weights.extend(np.full(len(lrs), weights, np.float64))
         if played.grad_norms is not None:
             self._norms.extend(played.grad_norms)
 
@@ -79,21 +80,23 @@ class StepLog:
             Loss and rate of each, shape ``(S,)``, dtype `STEP_DTYPE`.
         """
         losses, weights = self._losses.take(), self._weights.take()
-        norms = self._norms.take()
         steps = np.empty(len(losses), STEP_DTYPE)
         steps["loss"], steps["lr"] = losses, self._lrs
         self._lrs = array("d")
-        sums, counted = self._sums, weights > 0
-        losses, weights = losses[counted], weights[counted]
+        counted = weights > 0
+        if not counted.all():
+            losses, weights = losses[counted], weights[counted]
+        sums, norms = self._sums, self._norms.take()
         sums.steps += len(losses)
-        sums.weight = add_exactly(sums.weight, weights)
-        sums.loss = add_exactly(sums.loss, losses * weights)
-        sums.plain = add_exactly(sums.plain, losses)
+        sums.weight = add_exactly(sums.weight, weights.tolist())
+        sums.loss = add_exactly(sums.loss, (losses * weights).tolist())
+        sums.plain = add_exactly(sums.plain, losses.tolist())
         if len(norms):
-            sums.norm = add_exactly(sums.norm, norms)
+            sums.norm = add_exactly(sums.norm, norms.tolist())
             sums.norms += len(norms)
         for name, numbers in self._extras.items():
-            sums.extras[name] = add_exactly(sums.extras.get(name, []), numbers.take())
+            before, more = sums.extras.get(name, []), numbers.take().tolist()
+            sums.extras[name] = add_exactly(before, more)
         return steps
 
     def means(self) -> dict[str, float]:
@@ -153,7 +156,9 @@ def add_exactly(parts: list[float], values: Iterable[float]) -> list[float]:
         precision, then what the rounding left, and so on. Where a value isn't finite,
         or the sum too large, one number that isn't finite.
     """
-    rest = [*parts, *map(float, values)]
+    rest = [*parts, *values]
+    if len(rest) == 1 and math.isfinite(rest[0]):  # as a rule of short epochs
+        return rest if rest[0] else []
     found: list[float] = []
     try:
         while (part := math.fsum(rest)) and math.isfinite(part):
@@ -181,7 +186,7 @@ class _Numbers:
         if len(self._recent) == BLOCK:
             self._blocks.append(self._pack())
 
-    def extend(self, values: Tensor) -> None:
+    def extend(self, values: Tensor | NDArray[np.float64]) -> None:
         """Add several, in a tensor of one dimension."""
         if self._recent:
             self._blocks.append(self._pack())
@@ -203,8 +208,8 @@ class _Numbers:
     def _pack(self) -> Tensor | NDArray[np.float64]:
         values, self._recent = self._recent, []
         tensors = [value for value in values if isinstance(value, Tensor)]
-        if not tensors:
-            return np.array(values, np.float64)
+        if not tensors or (len(values) == 1 and tensors[0].device.type == "cpu"):
+            return np.array([float(value) for value in values], np.float64)
         if len(tensors) < len(values):  # rare; goes to the device without waiting
             like = tensors[0]
             values = [torch.as_tensor(v, device=like.device) for v in values]
