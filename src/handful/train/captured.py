@@ -45,8 +45,9 @@ MOST_SHAPES = 8
 MOST_RESTARTS = 4
 """How often a model may change between steps before recording it is given up."""
 
-WORTHWHILE_STEPS = 64
-"""Steps of a kind that must be to come for recording them to be worth it."""
+WORTHWHILE_STEPS = 48
+"""Steps of a kind that must be to come for recording them to be worth it: recording and
+proving take as long as some six steps, and replays save an eighth of a step or more."""
 
 _GRADS = 4
 """Results before the gradients: loss, weight, output, target."""

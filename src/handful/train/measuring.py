@@ -8,6 +8,7 @@ Convolutions may be faster with their channels last in memory.
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from handful.train.batch_kinds import flatten_batch
-from handful.train.batches import map_tensors
+from handful.train.batches import count_samples, map_tensors, split_samples
 from handful.train.captured import FAILURES
 from handful.train.generators import all_generators_preserved
 from handful.train.kernel_calls import Ways
@@ -38,6 +39,12 @@ BUDGET_SECONDS = 0.05
 LEAST_ROUNDS, MOST_SECONDS = 3, 0.5
 """Each candidate is timed so often, so that a moment's other work decides nothing,
 while that takes no more than so long; once in any case."""
+
+PROBED_SAMPLES = 4
+"""Samples of a first look at how long a step takes."""
+
+SLOW_SECONDS, PART_SECONDS = 0.03, 0.01
+"""Of a step that takes longer, a part of the batch is measured that takes so long."""
 
 SHORT_SECONDS = 0.001
 """Runs that are shorter are timed several in a row, as a training does them: a thread
@@ -106,15 +113,18 @@ def measure_fastest(
     try:
         with all_generators_preserved(), restored_threads(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the real step gives them again
+            is_tiny = open_threads and _is_tiny(model, batch)
+            if is_tiny and not open_format:
+                return Fastest(1, MEMORY_FORMATS[0])
+            batch, is_slow = _take_part(model, step, batch)
+            replays = replays and not is_slow
             runs = {
                 name: _make_run(model, step, batch, name, replays=replays)
                 for name in (MEMORY_FORMATS if open_format else MEMORY_FORMATS[:1])
             }
             first = runs[MEMORY_FORMATS[0]]
-            chosen = most
-            if open_threads and _is_tiny(model, batch):
-                chosen = 1
-            elif open_threads:
+            chosen = 1 if is_tiny else most
+            if open_threads and not is_tiny:
 
                 def run_with(threads: int) -> None:
                     torch.set_num_threads(threads)
@@ -128,8 +138,40 @@ def measure_fastest(
     return Fastest(chosen, name)
 
 
+def _take_part(model: nn.Module, step: Step, batch: Any) -> tuple[Any, bool]:
+    """Return as much of a batch as need be measured, and whether its step is slow.
+
+    A slow step's arithmetic is large enough in a part of the batch as well, and what
+    else a step costs decides nothing.
+    """
+    count = count_samples(batch)
+    if count <= PROBED_SAMPLES or not isinstance(step, CriterionStep):
+        return batch, False
+    try:
+        run = _make_run(model, step, _cut(batch, PROBED_SAMPLES), MEMORY_FORMATS[0])
+        run()
+        started = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - started
+    except Exception:  # The model takes no batches of that size.
+        return batch, False
+    if seconds * count / PROBED_SAMPLES < SLOW_SECONDS:
+        return batch, False
+    needed = math.ceil(PART_SECONDS / seconds * PROBED_SAMPLES)
+    return _cut(batch, min(max(needed, PROBED_SAMPLES), count)), True
+
+
+def _cut(batch: Any, size: int) -> Any:
+    return next(split_samples(batch, size))
+
+
 def _make_run(
-    model: nn.Module, step: Step, batch: Any, memory_format: str, *, replays: bool
+    model: nn.Module,
+    step: Step,
+    batch: Any,
+    memory_format: str,
+    *,
+    replays: bool = False,
 ) -> Callable[[], object]:
     """Return a function that goes forward and backward once, on copies."""
     twin, twin_step = copy.deepcopy(model).train(), copy.deepcopy(step)

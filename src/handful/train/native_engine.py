@@ -44,8 +44,9 @@ MOST_STEPS = 4096
 MOST_BYTES = 2**28
 """Weights and state that are copied for the proof; with more, arithmetic decides."""
 
-TIMED_RUNS = 3
-"""How often a whole step is tried before it is compared."""
+TIMED_RUNS, TIMED_SECONDS = 3, 0.02
+"""How often a whole step is tried before it is compared, while no more than this is
+used up; once in any case."""
 
 
 class NativeEngine(CapturedEngine):
@@ -174,6 +175,7 @@ class NativeEngine(CapturedEngine):
         try:
             whole = self._make_whole(kind, replay, update, inputs)
             state.put_back()
+            deadline = time.perf_counter() + TIMED_SECONDS
             for _ in range(TIMED_RUNS):
                 played = whole.play([inputs], rates)
                 if not played.num_steps and whole.has_left_out:
@@ -181,8 +183,11 @@ class NativeEngine(CapturedEngine):
                     return super().step(batches)
                 if not played.num_steps:
                     raise whole.error
+                is_last = time.perf_counter() > deadline
                 now = self._digest(state, played.losses[0], played.grad_norms)
                 state.put_back()
+                if is_last:
+                    break
         except (PlayerError, *FAILURES) as error:
             state.put_back()
             self._on_note(f"Steps are not played as a whole: {error}.")

@@ -2,8 +2,9 @@
 //
 // A player is put together from Python, once, by the operations of the library
 // handful_player below; it is run through the C function handful_play, as many steps a
-// call as there are batches. It computes nothing itself: each entry is an operation of
-// the dispatcher with arguments that are there, called below autograd.
+// call as there are batches. It computes nothing itself but masks of dropout: each other
+// entry is an operation of the dispatcher with arguments that are there, called below
+// autograd.
 
 #include <ATen/ATen.h>
 #include <ATen/ScalarOps.h>
@@ -20,6 +21,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "bernoulli.h"
 
 namespace {
 
@@ -41,6 +44,7 @@ struct Call {
   std::vector<List> lists;
   std::vector<int64_t> makes;  // a slot for each result, -1 for none
   std::vector<int64_t> ends;   // slots that nobody needs from here on
+  bool is_mask = false;        // whether it fills a mask from the global generator
 };
 
 struct Log {
@@ -66,6 +70,9 @@ struct Player {
   std::vector<Log> logs;
   Stack stack;
 };
+
+// Whether masks are drawn here: they were compared with PyTorch's.
+bool draws_masks = false;
 
 Player& player_of(int64_t handle) { return *reinterpret_cast<Player*>(handle); }
 
@@ -200,6 +207,7 @@ void add_call(int64_t handle, const std::string& name, const std::string& overlo
   }
   for (auto slot : makes) need_slot(player, slot);
   for (auto slot : ends) need_slot(player, slot);
+  call.is_mask = draws_masks && name == "aten::bernoulli_" && overload == "float";
   player.calls.push_back(std::move(call));
 }
 
@@ -311,7 +319,13 @@ void run_call(Player& player, const Call& call) {
   for (const auto& list : call.lists) {
     stack[list.position] = make_list(list, player.slots);
   }
-  call.op.callBoxed(&stack);
+  const bool is_drawn = call.is_mask && stack[2].isNone() &&
+                        handful::fill_mask(stack[0].toTensor(), stack[1].toDouble());
+  if (is_drawn) {
+    stack.resize(1);  // what the operation returns
+  } else {
+    call.op.callBoxed(&stack);
+  }
   if (!call.makes.empty()) {
     if (stack.size() == 1 && stack[0].isTensorList()) {
       const auto list = stack[0].toTensorVector();
@@ -426,4 +440,6 @@ TORCH_LIBRARY(handful_player, m) {
   m.def("add_log(int player, Tensor[] tensor, int slot) -> ()", &add_log);
   m.def("slot(int player, int slot) -> Tensor", &read_slot);
   m.def("clear(int player) -> ()", &clear_slots);
+  m.def("fill_mask(Tensor mask, float p) -> bool", &handful::fill_mask);
+  m.def("draw_masks(bool yes) -> ()", [](bool yes) { draws_masks = yes; });
 }

@@ -26,6 +26,7 @@ import pooch
 import torch
 
 SOURCE = Path(__file__).with_name("player.cpp")
+HEADER = Path(__file__).with_name("bernoulli.h")
 BUILD_SECONDS = 30
 """A bound on how long a build takes on a processor that does other work as well."""
 
@@ -41,6 +42,7 @@ def library_path() -> Path:
     """Return where the library of this source, this torch and this machine lies."""
     parts = [
         SOURCE.read_bytes(),
+        HEADER.read_bytes(),
         torch.__version__.encode(),
         str(torch.version.git_version).encode(),
         platform.machine().encode(),
@@ -141,11 +143,36 @@ def _load() -> ctypes.CDLL | None:
         kind = library.handful_error_kind
     except (OSError, RuntimeError, AttributeError):
         return None
+    ops.handful_player.draw_masks(_draws_as_torch(ops.handful_player.fill_mask))
     pointer = ctypes.c_void_p
     play.argtypes = [pointer, ctypes.c_int64, pointer, pointer, pointer]
     play.restype, error.restype = ctypes.c_int64, ctypes.c_char_p
     kind.restype = ctypes.c_int64
     return library
+
+
+def _draws_as_torch(fill_mask: Any) -> bool:
+    """Say whether masks are PyTorch's, and leave its generator as PyTorch does."""
+    before = torch.get_rng_state()
+    try:
+        for dtype in (torch.float32, torch.float64):
+            for size, p in _MASKS:
+                ours, theirs = torch.empty(2, size, dtype=dtype)
+                torch.default_generator.manual_seed(size)
+                is_known = fill_mask(ours, p)
+                after = torch.get_rng_state()
+                torch.default_generator.manual_seed(size)
+                theirs.bernoulli_(p)
+                is_same = torch.equal(after, torch.get_rng_state())
+                if not (is_known and is_same and torch.equal(ours, theirs)):
+                    return False
+        return True
+    finally:
+        torch.set_rng_state(before)
+
+
+_MASKS = ((1, 0.5), (311, 0.9), (312, 0.1), (5000, 1 / 3), (7, 0.0), (7, 1.0))
+"""Sizes and probabilities that are compared, around the 624 words of a state."""
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

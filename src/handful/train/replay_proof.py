@@ -14,8 +14,9 @@ from torch import Tensor
 from handful.train.program import Program
 from handful.train.replay import Replay
 
-TIMED_RUNS, TIMED_SECONDS = 5, 0.02
-"""A replay is timed so often, once in any case, while no more than this is used up."""
+TIMED_RUNS, LEAST_RUNS, TIMED_SECONDS = 5, 2, 0.02
+"""A replay is timed so often, while no more than this is used up; twice in any case,
+since the first one finds memory that was never written."""
 
 
 class State:
@@ -68,12 +69,12 @@ def try_replay(replay: Replay, inputs: Sequence[Tensor], state: State) -> Trial:
     """
     least, deadline = float("inf"), time.perf_counter() + TIMED_SECONDS
     try:
-        for left in reversed(range(TIMED_RUNS)):
+        for count in range(1, TIMED_RUNS + 1):
             started = time.perf_counter()
             results = replay.run(inputs)
             now = time.perf_counter()
             least = min(least, now - started)
-            if now > deadline or not left:
+            if count == TIMED_RUNS or (count >= LEAST_RUNS and now > deadline):
                 break
             state.put_back()
         return Trial([digest(value) for value in [*results, *state.now()]], least)
