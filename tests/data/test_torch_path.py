@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import threading
 import time
 import warnings
 
@@ -263,6 +264,36 @@ def test_a_worker_that_dies_is_named_with_its_samples(how, cause):
     # The batch before may be lost on its way.
     assert re.search(r"and held samples (2, 3, )?6, 7", str(e.value))
     assert isinstance(e.value, (HandfulError, RuntimeError))
+
+
+class Late:
+    """Draws indices that take their time, so that a worker may die meanwhile."""
+
+    def __iter__(self):
+        gate = threading.Event()
+        for index in range(8):
+            yield index
+            gate.wait(0.3)
+
+    def __len__(self):
+        return 8
+
+
+class Ends(Dataset):
+    """Ends the process that reads its first sample."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 0:
+            os._exit(3)
+        return index
+
+
+def test_a_worker_that_dies_before_the_first_batch_is_asked_for_is_named_too():
+    with pytest.raises(WorkerError, match=r"status 3 and held samples 0"):
+        iter(DataLoader(Ends(), 1, sampler=Late(), num_workers=1, prefetch_factor=8))
 
 
 class Sleepy(Noisy):

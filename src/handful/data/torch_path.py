@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,7 +46,7 @@ from handful.data.worker_state import (
     WorkerStates,
     dataset_state,
 )
-from handful.errors import ArgumentError, WorkerError
+from handful.errors import ArgumentError
 
 if TYPE_CHECKING:
     from handful.data.loader import DataLoader
@@ -230,7 +232,8 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         if not first_iter:
             self._begin_next(loader)
         self._keep_state(loader)
-        super()._reset(loader, first_iter)
+        with self._deaths_explained():
+            super()._reset(loader, first_iter)
 
     def _is_watched(self, loader: DataLoader[Any]) -> bool:
         """Say whether the workers have a state, or may be seeded again."""
@@ -339,11 +342,8 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
     def _look(self, seconds: float) -> Any:
         """Wait for a result for a while; return whether one came, and it."""
         try:
-            found = super()._try_get_data(seconds)  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            if not tells_of_death(error):
-                raise
-            raise self._explain(error) from error
+            with self._deaths_explained():
+                found = super()._try_get_data(seconds)  # type: ignore[no-untyped-call]
         except (ConnectionError, EOFError) as error:  # it died while it was sending
             text = describe_dead(self._workers)
             if text is None:
@@ -355,15 +355,22 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
 
     def _next_data(self) -> Any:
         self._stall.restart()
+        return super()._next_data()  # type: ignore[no-untyped-call]
+
+    def __next__(self) -> Any:
+        with self._deaths_explained():
+            return super().__next__()
+
+    @contextmanager
+    def _deaths_explained(self) -> Iterator[None]:
+        """Explain a worker's death, which PyTorch's signal handler raises anywhere."""
         try:
-            return super()._next_data()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:  # PyTorch's signal handler raises it anywhere
+            yield
+        except RuntimeError as error:
             if not tells_of_death(error):
                 raise
-            raise self._explain(error) from error
-
-    def _explain(self, error: RuntimeError) -> WorkerError:
-        return explain_death(str(error), self._workers, self._held())
+            text = str(error)
+            raise explain_death(text, self._workers, self._held()) from error
 
     def _held(self) -> dict[int, list[Any]]:
         """Return the batches of indices that each worker has yet to send."""
