@@ -156,9 +156,10 @@ def choose_device(device: str | torch.device) -> torch.device:
         ArgumentError: torch knows no such device.
     """
     if device == "auto":
-        accelerator = torch.accelerator.current_accelerator()
-        available = accelerator is not None and torch.accelerator.is_available()
-        return accelerator if accelerator and available else torch.device("cpu")
+        # Asked for where there is none, older releases raise an error.
+        available = torch.accelerator.is_available()
+        accelerator = torch.accelerator.current_accelerator() if available else None
+        return accelerator or torch.device("cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
