@@ -367,7 +367,7 @@ def test_streams_go_through_workers_that_are_not_forked(method):
 
 def test_tensors_that_cannot_be_pinned_are_left_as_they_are():
     batch = {"a": torch.empty(3, device="meta"), "b": [torch.eye(2).to_sparse(), "x"]}
-    pinned = pin_batch(batch, None)
+    pinned = pin_batch(batch)
     assert pinned["a"] is batch["a"]
     assert pinned["b"][0] is batch["b"][0]
 

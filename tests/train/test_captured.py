@@ -614,7 +614,7 @@ def test_a_replay_that_is_no_faster_is_not_used_where_it_must_be(
 def test_without_the_means_to_record_steps_are_eager(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "can_record", lambda: False)
+    monkeypatch.setenv("HANDFUL_TORCH_PRIVATE", "recording")
     run = assert_same()
     assert notes_of(run) == [
         "Steps are not replayed: this PyTorch does not show what a step computes."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import types
 import weakref
 from typing import Any
 
@@ -13,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from handful import Trainer
-from handful.train import recording
 from handful.train.program import Program, traits_of
 from handful.train.recording import can_record, is_observed, record
 
@@ -137,31 +134,10 @@ def test_who_looks_at_operations_is_noticed() -> None:
         assert is_observed()
 
 
-@pytest.mark.parametrize(
-    ("name", "attribute"),
-    [
-        ("torch.utils._python_dispatch", "TorchDispatchMode"),
-        ("torch.multiprocessing.reductions", "StorageWeakRef"),
-    ],
-)
-@pytest.mark.parametrize("is_module_there", [True, False])
 def test_without_what_is_private_to_pytorch_a_run_is_eager(
-    name: str,
-    attribute: str,
-    is_module_there: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    find = importlib.import_module
-
-    def without(wanted: str) -> Any:
-        if wanted != name:
-            return find(wanted)
-        if not is_module_there:
-            raise ImportError(name)
-        kept = {k: v for k, v in vars(find(name)).items() if k != attribute}
-        return types.SimpleNamespace(**kept)
-
-    monkeypatch.setattr(recording.importlib, "import_module", without)
+    monkeypatch.setenv("HANDFUL_TORCH_PRIVATE", "recording")
     assert not can_record()
     trainer = Trainer(
         nn.Linear(3, 2), loss="mse", engine="captured", progress="off", num_threads=1

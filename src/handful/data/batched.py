@@ -177,7 +177,7 @@ def _deliver(
         batch_size=plan.batch_size,
     )
     for values in batches:
-        batch = pack(pin_batch(list(values), None) if plan.pin else values)
+        batch = pack(pin_batch(list(values)) if plan.pin else values)
         current.delivered += 1
         yield batch
 

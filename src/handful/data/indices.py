@@ -76,10 +76,10 @@ class Indices:
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        self._index_sampler = loader._index_sampler
+        batches: Any = loader.batch_sampler
+        self._index_sampler: Any = loader.sampler if batches is None else batches
         self._sampler = loader.sampler
         self._dataset = loader.dataset
-        batches = loader.batch_sampler
         self._batch_size = getattr(batches, "batch_size", loader.batch_size)
         self._drop_last = getattr(batches, "drop_last", loader.drop_last)
         self._is_default = _has_default_order(loader)
@@ -371,7 +371,7 @@ def _has_default_order(loader: DataLoader[Any]) -> bool:
         and sampler.data_source is dataset
         and sampler.generator is loader.generator
         and not sampler.replacement
-        and sampler._num_samples is None
+        and sampler.num_samples == len(dataset)
     )
 
 

@@ -47,7 +47,7 @@ from handful.data.state import (
 )
 from handful.data.thread_path import Ahead, ThreadIterator
 from handful.data.thread_workers import ThreadWorkers
-from handful.data.torch_path import make_iterator
+from handful.data.torch_path import make_iterator, stays_with_pytorch
 from handful.errors import ArgumentError
 
 T = TypeVar("T", covariant=True)
@@ -177,6 +177,7 @@ class DataLoader(TorchDataLoader[T]):
         self.epoch = 0
         self._resident: tuple[Any, Source] | None = None
         self._kept_seed: int | None = None
+        self._inner: Any = None
         self._pass: Pass | None = None
         self._resume: dict[str, Any] | None = None
         self.worker_type = worker_type
@@ -278,7 +279,7 @@ class DataLoader(TorchDataLoader[T]):
         self._resume = copy.deepcopy(dict(state))
         self.epoch = int(state["epoch"])
         self._pass = None
-        self._iterator = None
+        self._iterator = self._inner = None
         self._kept_seed = None
 
     def __iter__(self) -> Any:
@@ -288,7 +289,9 @@ class DataLoader(TorchDataLoader[T]):
         check_unbatched(self, plan)
         if uses_threads(self):
             return ThreadIterator(self)
-        return super().__iter__()
+        if self.num_workers > 0 and stays_with_pytorch():
+            return super().__iter__()
+        return make_iterator(self)
 
     def _iterate_batched(self, plan: BatchedPlan | RowGroupPlan) -> Any:
         # PyTorch's workers would go on with their seed, and take indices at once.

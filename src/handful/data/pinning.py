@@ -2,39 +2,71 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils.data._utils import pin_memory as torch_pinning
 
 
-def pin_batch(batch: Any, device: str | None) -> Any:
-    """Pin a batch as PyTorch does, and leave as they are the tensors that can't be.
+def pin_batch(batch: Any) -> Any:
+    """Pin a batch as PyTorch's loader does, and leave as they are what can't be.
 
     PyTorch raises an error for a tensor that is on the accelerator already.
 
     Args:
-        batch: Tensors in any of the containers that PyTorch knows.
-        device: The kind of accelerator.
+        batch: Tensors in mappings, tuples and other sequences, at any depth; what else
+            has a method ``pin_memory`` is what that returns.
 
     Returns:
-        The batch, with its dense tensors on the CPU in pinned memory.
+        The batch in containers of the same kinds, or a dictionary or list where such a
+        one can't be made anew, with its dense tensors on the CPU in pinned memory.
     """
-    with _PinDenseOnly():
-        return torch_pinning.pin_memory(batch, device)  # type: ignore[no-untyped-call]
+    if isinstance(batch, Tensor):
+        return batch.pin_memory() if _can_pin(batch) else batch
+    if hasattr(batch, "pin_memory"):
+        return batch.pin_memory()
+    if isinstance(batch, (str, bytes)):
+        return batch
+    if isinstance(batch, Mapping):
+        return _fill_mapping(batch, {k: pin_batch(v) for k, v in batch.items()})
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*map(pin_batch, batch))
+    if isinstance(batch, tuple):
+        return type(batch)(map(pin_batch, batch))
+    if isinstance(batch, Sequence):
+        return _fill_sequence(batch, list(map(pin_batch, batch)))
+    return batch
 
 
-class _PinDenseOnly(TorchFunctionMode):
-    """Makes ``pin_memory`` return a tensor itself where it is not dense on the CPU."""
+def _fill_mapping(like: Any, items: dict[Any, Any]) -> Any:
+    """Return a mapping of the same kind with other values."""
+    try:
+        if not isinstance(like, MutableMapping):
+            return type(like)(items)
+        filled = copy.copy(like)  # with whatever else it has
+        filled.update(items)
+    except TypeError:
+        return items
+    return filled
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if func is Tensor.pin_memory and not _can_pin(args[0]):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+
+def _fill_sequence(like: Any, items: list[Any]) -> Any:
+    """Return a sequence of the same kind with other items."""
+    try:
+        if not isinstance(like, MutableSequence):
+            return type(like)(items)
+        filled = copy.copy(like)
+        _put_all(filled, items)
+    except TypeError:
+        return items
+    return filled
+
+
+def _put_all(sequence: Any, items: Iterable[Any]) -> None:
+    for index, item in enumerate(items):
+        sequence[index] = item
 
 
 def _can_pin(values: Tensor) -> bool:

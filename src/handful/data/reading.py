@@ -51,7 +51,7 @@ def fills_batches(loader: DataLoader[Any]) -> bool:
     files = image_files_of(loader.dataset)
     is_plain = bare_collation(loader.collate_fn) is default_collate
     has_size = files is not None and files.size is not None
-    return has_size and is_plain and loader._auto_collation
+    return has_size and is_plain and loader.batch_sampler is not None
 
 
 def check_reading(

@@ -93,7 +93,7 @@ class RowGroupPlan:
 
     def finish(self, values: list[Any]) -> Any:
         """Return a batch of its fields."""
-        batch = self.files.pack(pin_batch(values, None) if self.pin else values)
+        batch = self.files.pack(pin_batch(values) if self.pin else values)
         return batch if self.transform is None else self.transform(batch)
 
 

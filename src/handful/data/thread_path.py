@@ -101,7 +101,7 @@ class ThreadIterator(SingleProcessIterator):
             if self._threads.count > 0:
                 self._fill()
             if self._pin_memory:
-                return pin_batch(outcome.batch, self._pin_memory_device)
+                return pin_batch(outcome.batch)
             return outcome.batch
 
     def _fill(self) -> None:
@@ -242,7 +242,7 @@ def find_reader(loader: DataLoader[Any]) -> ImageReader | SampleReader:
         source,
         bare_collation(loader.collate_fn),
         loader.batch_transform,
-        is_batched=loader._auto_collation,
+        is_batched=loader.batch_sampler is not None,
         skips=skips,
     )
 

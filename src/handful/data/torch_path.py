@@ -15,21 +15,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd import profiler
-from torch.utils.data import IterableDataset, IterDataPipe, MapDataPipe, _utils
-from torch.utils.data._utils import worker as torch_worker
-from torch.utils.data.dataloader import (
-    _MultiProcessingDataLoaderIter,
-    _SingleProcessDataLoaderIter,
-)
+from torch.utils.data import IterableDataset, IterDataPipe, MapDataPipe
 
 from handful.data.batched import Pass
 from handful.data.draws import Draws
 from handful.data.fetch import keep_memory
 from handful.data.image_source import KeyedImages, find_images
 from handful.data.indices import Indices, has_state
+from handful.data.one_process import OneProcessIterator
 from handful.data.order import mix_seed
 from handful.data.pinning import pin_batch
+from handful.data.public_path import PublicIterator
 from handful.data.worker_health import (
     Patience,
     StallWatch,
@@ -47,19 +43,22 @@ from handful.data.worker_state import (
     dataset_state,
 )
 from handful.errors import ArgumentError
+from handful.torch_private import find_single_iterator, find_worker_parts, is_profiled
 
 if TYPE_CHECKING:
     from handful.data.loader import DataLoader
 
 
-def make_iterator(loader: DataLoader[Any]) -> SingleProcessIterator | WorkerIterator:
+def make_iterator(
+    loader: DataLoader[Any],
+) -> SingleProcessIterator | WorkerIterator | PublicIterator:
     """Return the iterator of a loader's next pass, or of the rest of one.
 
     Args:
         loader: The loader; its state is used up.
 
     Returns:
-        An iterator of PyTorch's class.
+        An iterator of PyTorch's class, or one that stands behind it.
 
     Raises:
         ArgumentError: The state needs another number of workers, or is of a DataPipe in
@@ -69,8 +68,20 @@ def make_iterator(loader: DataLoader[Any]) -> SingleProcessIterator | WorkerIter
     keep_memory()
     if loader.num_workers == 0:
         return SingleProcessIterator(loader)
+    if _PARTS is None:
+        return PublicIterator(loader)
     loader.check_worker_number_rationality()
     return WorkerIterator(loader)
+
+
+_SingleBase: Any = find_single_iterator() or OneProcessIterator
+_PARTS = find_worker_parts()
+_WorkerBase: Any = object if _PARTS is None else _PARTS.iterator
+
+
+def stays_with_pytorch() -> bool:
+    """Say whether PyTorch's loader keeps the iterator of workers from pass to pass."""
+    return _PARTS is not None
 
 
 class _View:
@@ -137,7 +148,7 @@ class _Resumable:
         # warns of an iterable data set that is longer than it said.
         is_plain = self._IterableDataset_len_called is None  # type: ignore[attr-defined]
         try:
-            if is_plain and not profiler._is_profiler_enabled:
+            if is_plain and not is_profiled():
                 batch = self._next_data()  # type: ignore[attr-defined]
                 self._num_yielded += 1
                 return batch
@@ -147,7 +158,7 @@ class _Resumable:
             raise
 
 
-class SingleProcessIterator(_Resumable, _SingleProcessDataLoaderIter):  # type: ignore[misc]
+class SingleProcessIterator(_Resumable, _SingleBase):  # type: ignore[misc]
     """Reads in this process; see `make_iterator`.
 
     Args:
@@ -184,7 +195,7 @@ class SingleProcessIterator(_Resumable, _SingleProcessDataLoaderIter):  # type: 
         self._num_pulled += 1
         batch = self._dataset_fetcher.fetch(index)
         if self._pin_memory:
-            batch = pin_batch(batch, self._pin_memory_device)
+            batch = pin_batch(batch)
         self._pass.delivered = self._num_pulled
         if self._is_iterable:
             self._indices.is_exhausted = self._dataset_fetcher.ended
@@ -193,7 +204,7 @@ class SingleProcessIterator(_Resumable, _SingleProcessDataLoaderIter):  # type: 
         return batch
 
 
-class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignore[misc]
+class WorkerIterator(_Resumable, _WorkerBase):  # type: ignore[misc]
     """Reads in worker processes; see `make_iterator`.
 
     Args:
@@ -276,10 +287,10 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         )
 
     def _next_index(self) -> Any:
-        index = super()._next_index()  # type: ignore[no-untyped-call]
+        index = super()._next_index()
         self._num_pulled += 1
         while self._num_pulled - 1 in self._ahead:
-            index = super()._next_index()  # type: ignore[no-untyped-call]
+            index = super()._next_index()
             self._num_pulled += 1
         self._tasks[self._send_idx] = (self._num_pulled, index)
         return self._key_index(index) if self._has_keys else index
@@ -292,9 +303,9 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         super()._try_put_index()
 
     def _get_data(self) -> Any:
-        task, result = super()._get_data()  # type: ignore[no-untyped-call]
+        task, result = super()._get_data()
         self._last_task = task
-        if isinstance(task, torch_worker._ResumeIteration):
+        if _PARTS and isinstance(task, _PARTS.resume):
             if isinstance(result, Parcel) and not self._former_ended:
                 self._states.note_start(result.worker, result.state)
             result = None
@@ -306,7 +317,7 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         parcel = data if isinstance(data, Parcel) else None
         if parcel is not None:
             data = parcel.batch
-        batch = super()._process_data(data, worker_idx)  # type: ignore[no-untyped-call]
+        batch = super()._process_data(data, worker_idx)
         self._states.note(worker_idx, parcel)
         self._note_delivered(number)
         return batch
@@ -325,7 +336,7 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         if self._indices.own is not None:
             self._indices.own.release(current.delivered)
 
-    def _try_get_data(self, timeout: float = _utils.MP_STATUS_CHECK_INTERVAL) -> Any:
+    def _try_get_data(self, timeout: float = _PARTS.seconds if _PARTS else 5.0) -> Any:
         patience = Patience(timeout)
         while True:
             with patience.spent():
@@ -343,7 +354,7 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
         """Wait for a result for a while; return whether one came, and it."""
         try:
             with self._deaths_explained():
-                found = super()._try_get_data(seconds)  # type: ignore[no-untyped-call]
+                found = super()._try_get_data(seconds)
         except (ConnectionError, EOFError) as error:  # it died while it was sending
             text = describe_dead(self._workers)
             if text is None:
@@ -355,7 +366,7 @@ class WorkerIterator(_Resumable, _MultiProcessingDataLoaderIter):  # type: ignor
 
     def _next_data(self) -> Any:
         self._stall.restart()
-        return super()._next_data()  # type: ignore[no-untyped-call]
+        return super()._next_data()
 
     def __next__(self) -> Any:
         with self._deaths_explained():

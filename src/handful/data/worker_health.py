@@ -44,12 +44,15 @@ def describe_dead(workers: Sequence[Any]) -> str | None:
     """Return PyTorch's message for workers that have ended, None if none has.
 
     The pipe of a worker that dies while it is sending breaks before the system says
-    that the process is gone, so that is waited for.
+    that the process is gone, and so does its sentinel: both are waited for.
 
     Args:
         workers: All worker processes.
     """
-    wait([worker.sentinel for worker in workers], DEATH_SECONDS)
+    ended = wait([worker.sentinel for worker in workers], DEATH_SECONDS)
+    for worker in workers:
+        if worker.sentinel in ended:
+            worker.join(DEATH_SECONDS)
     pids = [str(worker.pid) for worker in workers if not worker.is_alive()]
     if not pids:
         return None

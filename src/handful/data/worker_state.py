@@ -23,12 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._utils import ExceptionWrapper
 from torch.utils.data import IterableDataset, get_worker_info
-from torch.utils.data._utils import worker as torch_worker
-from torch.utils.data._utils.pin_memory import pin_memory
 
 from handful.data.indices import Once, drop, has_state
+from handful.data.pinning import pin_batch
+from handful.torch_private import WorkerParts, find_worker_parts
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Parcel:
 
     def pin_memory(self) -> Parcel:
         """Pin the batch's memory; PyTorch's thread calls it."""
-        self.batch = pin_memory(self.batch)  # type: ignore[no-untyped-call]
+        self.batch = pin_batch(self.batch)
         return self
 
 
@@ -193,6 +192,9 @@ class _ResultQueue:
     def __init__(self, queue: Any, watch: _Watch) -> None:
         self._queue = queue
         self._watch = watch
+        parts = find_worker_parts()
+        assert parts is not None, "the loop is that of PyTorch's loader"
+        self._parts: WorkerParts = parts
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
@@ -200,17 +202,16 @@ class _ResultQueue:
     def put(self, result: tuple[Any, Any]) -> None:
         """Send a result; batches, and answers to a new pass, with the state."""
         number, batch = result
-        if isinstance(number, torch_worker._ResumeIteration):
+        if isinstance(number, self._parts.resume):
             seed_worker(number.seed, self._watch.worker)
-        special = (ExceptionWrapper, torch_worker._IterableDatasetStopIteration)
-        if not isinstance(batch, special):
+        if not isinstance(batch, self._parts.no_batches):
             try:
                 state = self._watch.state()
                 if state is not None:
                     ended = self._watch.has_ended
                     batch = Parcel(self._watch.worker, batch, state, ended)
             except Exception:
-                batch = ExceptionWrapper(  # type: ignore[no-untyped-call]
+                batch = self._parts.wrap_error(
                     where=f"in state_dict() of DataLoader worker {self._watch.worker}"
                 )
         self._queue.put((number, batch))
@@ -227,7 +228,9 @@ def seed_worker(base_seed: int | None, worker: int) -> None:
         return
     random.seed(base_seed + worker)
     torch.manual_seed(base_seed + worker)
-    np.random.seed(torch_worker._generate_state(base_seed, worker))  # type: ignore[no-untyped-call]
+    low, high = base_seed & 0xFFFFFFFF, base_seed >> 32
+    mixed = np.random.SeedSequence([worker, low, high, 0]).generate_state(4)
+    np.random.seed(mixed)
 
 
 class WorkerStates:

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from handful.errors import ArgumentError, TrainingError
 from handful.runs.files import write_atomic
+from handful.torch_private import leaves_of
 from handful.train.evaluation import evaluation_mode
 from handful.train.generators import seeded_generators
 
@@ -200,8 +200,8 @@ def _export(model: nn.Module, call: _Call, dynamic_batch: bool) -> bytes:
 
 
 def _check_same(model: nn.Module, exported: nn.Module, call: _Call) -> None:
-    expected = pytree.tree_leaves(call.run(model))
-    found = pytree.tree_leaves(call.run(exported))
+    expected = leaves_of(call.run(model))
+    found = leaves_of(call.run(exported))
     if len(found) != len(expected):
         raise _DifferenceError(
             f"on {call.rows} rows the file returns {len(found)} outputs, the model "

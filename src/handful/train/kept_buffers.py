@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 COMPARED_STEPS = 3
 """Steps after which a model's buffers are compared with what they were."""
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class KeptBuffers:
@@ -34,7 +35,7 @@ class KeptBuffers:
         self._values: list[Any] = [value for _, _, value in found.values()]
         self._copies = [value.detach().clone() for value in self._values]
         self._versions = list(map(_version, self._values))
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        norms = [m for m in model.modules() if isinstance(m, _NORMS)]
         known = {id(b) for m in norms for b in m._buffers.values()}
         self._moving = [i for i, v in enumerate(self._values) if id(v) in known]
         self._to_compare = COMPARED_STEPS

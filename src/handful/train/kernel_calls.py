@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handful.torch_private import schema_of, without_python
+
 _FAILURES = (TypeError, RuntimeError, ValueError, NotImplementedError, Warning)
 
 _FAILED = object()
@@ -97,7 +99,7 @@ def _choose(function: Any, args: Any, kwargs: Any, returned: Any) -> Way:
     short = _find_short(function)
     if short is not None and have_same_bits(_try(short, args, kwargs), returned):
         return short
-    return call_directly(function)
+    return without_python(function)
 
 
 def _try(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -127,11 +129,6 @@ def _choose_out(
     return None
 
 
-def call_directly(function: Any) -> Callable[..., Any]:
-    """Return an operation without the Python that stands before it."""
-    return getattr(function, "_op", function)  # type: ignore[no-any-return]
-
-
 @functools.cache
 def _find_out_calls(function: Any) -> list[OutCall]:
     """Return the ways to call an operation's twin, the cheapest first."""
@@ -158,21 +155,21 @@ def _find_out(function: Any) -> OutCall | None:
 
     None if there is none, or only one that PyTorch made of the operation and a copy.
     """
-    wanted = [(a.name, str(a.type)) for a in function._schema.arguments]
+    wanted = [(a.name, str(a.type)) for a in schema_of(function).arguments]
     packet = function.overloadpacket
     for name in packet.overloads():
         overload = getattr(packet, name)
-        arguments = overload._schema.arguments
+        arguments = schema_of(overload).arguments
         outs = tuple(a.name for a in arguments if a.is_out)
         rest = [(a.name, str(a.type)) for a in arguments if not a.is_out]
-        fits = len(outs) == len(function._schema.returns) and rest == wanted
+        fits = len(outs) == len(schema_of(function).returns) and rest == wanted
         if fits and torch.Tag.generated not in overload.tags:
-            return OutCall(call_directly(overload), outs, overload)
+            return OutCall(without_python(overload), outs, overload)
     return None
 
 
 def _name(function: Any) -> str:
-    return str(function._schema.name.partition("::")[2])
+    return str(schema_of(function).name.partition("::")[2])
 
 
 def _listed(value: Any) -> list[Any]:

@@ -2,15 +2,14 @@
 
 On a small model ``optimizer.step()`` spends most of its time gathering lists and
 sorting them by device; the kernel takes a tenth of it. Here they are gathered once.
-What is called is private to PyTorch: it stands in this file and in `backward`, is
-compared with what is public before it is used, and is replaced by that where the two
-don't agree.
+What is called is private to PyTorch, see `torch_private`: a few steps are compared with
+those of the optimiser's own before it is used, and that is called where the two don't
+agree.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-_OPTIMIZER_MODULE = importlib.import_module("torch.optim.optimizer")
+from handful.torch_private import find_kernel, has_hooks_of_all_steps, has_step_hooks
 
 Update = Callable[[], Any]
 """Updates the parameters from their gradients, once."""
@@ -80,7 +79,10 @@ def make_update(optimizer: Optimizer) -> Update:
         A call of the fused kernels where the optimiser uses them, its state is there
         and nothing hooks into its step; else its own ``step``.
     """
-    if not _is_plain(optimizer) or not _kernels_agree(type(optimizer).__name__):
+    name = type(optimizer).__name__
+    if not _is_plain(optimizer) or find_kernel(name.lower()) is None:
+        return optimizer.step
+    if not _kernels_agree(name):
         return optimizer.step
     updates = []
     for group in optimizer.param_groups:
@@ -103,13 +105,11 @@ def _step_rest(optimizer: Optimizer, index: int) -> None:
 
 def _is_plain(optimizer: Optimizer) -> bool:
     """Say whether an optimiser is exactly PyTorch's, fused and without hooks."""
-    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    everywhere = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
     return (
         type(optimizer) in _KERNELS
         and "step" not in vars(optimizer)
-        and not any(getattr(optimizer, name, True) for name in hooks)
-        and not any(getattr(_OPTIMIZER_MODULE, name, True) for name in everywhere)
+        and not has_step_hooks(optimizer)
+        and not has_hooks_of_all_steps()
         and all(
             group.get("fused")
             and not group.get("differentiable")
@@ -128,9 +128,7 @@ def _is_plain(optimizer: Optimizer) -> bool:
 
 def _is_plain_step(optimizer: Optimizer) -> bool:
     """Say whether nothing has come to hook into a step since it was looked at."""
-    return "step" not in vars(optimizer) and not (
-        optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    )
+    return "step" not in vars(optimizer) and not has_step_hooks(optimizer)
 
 
 _GroupUpdate = tuple[Callable[[], bool], Callable[[], bool]]
@@ -150,7 +148,8 @@ def _make_group_update(
     states = [optimizer.state.get(p) or {} for p in params]
     num_params, has_momentum = len(params), bool(group.get("momentum"))
     strided = [p for p in params if not p.is_contiguous()]
-    run = _KERNELS[type(optimizer)](params, states, group)
+    kernel = find_kernel(type(optimizer).__name__.lower())
+    run = _KERNELS[type(optimizer)](kernel, params, states, group)
     if run is None:
         return None
     held = [(s, n, v) for s in states for n, v in s.items() if isinstance(v, Tensor)]
@@ -235,7 +234,9 @@ def _count_together(states: list[Any], steps: list[Tensor]) -> Callable[[], Any]
     return functools.partial(together.add_, 1)
 
 
-def _sgd(params: list[Tensor], states: list[Any], group: dict[str, Any]) -> Run | None:
+def _sgd(
+    kernel: Any, params: list[Tensor], states: list[Any], group: dict[str, Any]
+) -> Run | None:
     buffers: list[Tensor] = []
     if group["momentum"] != 0:
         if not all(isinstance(s.get("momentum_buffer"), Tensor) for s in states):
@@ -243,7 +244,7 @@ def _sgd(params: list[Tensor], states: list[Any], group: dict[str, Any]) -> Run 
         buffers = [s["momentum_buffer"] for s in states]
 
     def run(grads: list[Tensor]) -> None:
-        torch._fused_sgd_(
+        kernel(
             params,
             grads,
             buffers,
@@ -260,7 +261,7 @@ def _sgd(params: list[Tensor], states: list[Any], group: dict[str, Any]) -> Run 
 
 
 def _adagrad(
-    params: list[Tensor], states: list[Any], group: dict[str, Any]
+    kernel: Any, params: list[Tensor], states: list[Any], group: dict[str, Any]
 ) -> Run | None:
     if not all(isinstance(s.get(n), Tensor) for s in states for n in ("sum", "step")):
         return None
@@ -269,7 +270,7 @@ def _adagrad(
 
     def run(grads: list[Tensor]) -> None:
         count_up()
-        torch._fused_adagrad_(
+        kernel(
             params,
             grads,
             sums,
@@ -284,13 +285,9 @@ def _adagrad(
     return run
 
 
-def _adam_kernel(name: str) -> Callable[..., Run | None]:
-    return functools.partial(_adam, getattr(torch, name, None))
-
-
 _KERNELS: dict[type[Optimizer], Callable[..., Run | None]] = {
-    Adam: _adam_kernel("_fused_adam_"),
-    AdamW: _adam_kernel("_fused_adamw_"),
+    Adam: _adam,
+    AdamW: _adam,
     SGD: _sgd,
     Adagrad: _adagrad,
 }

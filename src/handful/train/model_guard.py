@@ -30,7 +30,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as _module
+
+from handful.torch_private import (
+    has_module_hooks,
+    has_tensor_hooks,
+    read_global_hooks,
+)
 
 MOST_OBJECTS = 20_000
 """Objects that are looked at; what is further away is not."""
@@ -48,11 +53,6 @@ SIDE_EFFECTS = frozenset(
 )
 """Functions built into Python whose calls a replay would leave out."""
 
-_HOOKS = (
-    *("_forward_hooks", "_forward_pre_hooks"),
-    *("_backward_hooks", "_backward_pre_hooks"),
-)
-_PARAM_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _COMPILED = ("_compiled_call_impl", "_orig_mod")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _STANDARD = frozenset({*sys.stdlib_module_names, "torch", "numpy", "handful"})
@@ -60,11 +60,11 @@ _STANDARD = frozenset({*sys.stdlib_module_names, "torch", "numpy", "handful"})
 
 def has_hooks(model: nn.Module) -> bool:
     """Say whether calling a model calls functions of the user's, or is compiled."""
-    names = (*_HOOKS, *_COMPILED)
     return any(
-        isinstance(m, torch.jit.ScriptModule) or getattr(m, name, None)
+        isinstance(m, torch.jit.ScriptModule)
+        or has_module_hooks(m)
+        or any(getattr(m, name, None) for name in _COMPILED)
         for m in model.modules()
-        for name in names
     )
 
 
@@ -72,14 +72,14 @@ def why_not_recordable(model: nn.Module) -> str | None:
     """Return a clause that says why a model's steps can't be recorded, or None."""
     if has_hooks(model):
         return "the model has hooks or is compiled"
-    if any(getattr(_module, f"_global{name}", None) for name in _HOOKS):
+    if any(read_global_hooks()):
         return "there are hooks for all modules"
     if torch.is_anomaly_enabled():
         return "gradients are searched for anomalies"
     if sys.getprofile() is not None:
         return "a profiler watches what Python calls"
     for param in model.parameters():
-        if any(getattr(param, name, None) for name in _PARAM_HOOKS):
+        if has_tensor_hooks(param):
             return "a parameter has hooks"
         if type(param) is not nn.Parameter or param.layout != torch.strided:
             return "a parameter is not an ordinary one"
@@ -292,23 +292,17 @@ def _read_settings() -> list[Any]:
         torch.is_autocast_enabled("cpu"),
         torch.get_default_dtype(),
         torch.backends.mkldnn.enabled,
-        *(bool(getattr(_module, f"_global{name}", None)) for name in _HOOKS),
+        *read_global_hooks(),
     ]
 
 
 def _read_all(tensors: Iterable[Tensor]) -> list[Any]:
     return [
-        (t.data_ptr(), t.requires_grad, t.shape, t.stride(), _has_param_hooks(t))
+        (t.data_ptr(), t.requires_grad, t.shape, t.stride(), has_tensor_hooks(t))
         if t.layout == torch.strided
         else id(t)
         for t in tensors
     ]
-
-
-def _has_param_hooks(tensor: Tensor) -> bool:
-    return bool(tensor._backward_hooks) or bool(
-        tensor.is_leaf and getattr(tensor, "_post_accumulate_grad_hooks", None)
-    )
 
 
 def _items_of(value: Any) -> list[Any]:

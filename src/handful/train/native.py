@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handful.torch_private import schema_of
 from handful.train.kernel_calls import OutCall
 from handful.train.player_library import load_library
 from handful.train.program import Place, Program
@@ -77,7 +78,7 @@ class Player:
         Raises:
             PlayerError: An argument is of a kind that can't be written down.
         """
-        schema, written = function._schema, _Arguments()
+        schema, written = schema_of(function), _Arguments()
         for index, argument in enumerate(schema.arguments):
             if index < len(args):
                 written.add(args[index], str(argument.type))
@@ -394,7 +395,7 @@ def _add_entry(player: Player, entry: Entry) -> None:
     """Add a replay's entry to a player."""
     way, kwargs = entry.way, entry.kwargs
     if isinstance(way, OutCall):
-        names = (a.name for a in way.overload._schema.arguments if a.is_out)
+        names = (a.name for a in schema_of(way.overload).arguments if a.is_out)
         outputs = dict(zip(names, entry.outputs, strict=True))
         function, kwargs = way.overload, {**kwargs, **way.more, **outputs}
     else:

@@ -8,16 +8,14 @@
                                  no:  put the buffers back; nothing else has changed
 
 Small gradients are looked at by one call, the one that PyTorch's gradient scaler has
-for it; of a large one the sum tells. The call is private to PyTorch, tried before it is
-used, and replaced by a look at each gradient where it does something else. What it
-finds is a number in the memory of the
-CPU, which nothing waits for; on an accelerator, reading it waits for the device, as
-the steps of fp16 do.
+for it; of a large one the sum tells. The call is private to PyTorch: where
+`torch_private` does not find it, each gradient is looked at. What it finds is a number
+in the memory of the CPU, which nothing waits for; on an accelerator, reading it waits
+for the device, as the steps of fp16 do.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from handful.torch_private import find_finite_check
 from handful.train.kept_buffers import KeptBuffers
 from handful.train.losses import Weight
 
@@ -48,6 +47,7 @@ class StepGuard:
         self._state: dict[Any, Any] | None = None
         self._found: Tensor | None = None
         self._one: Tensor | None = None
+        self._check = find_finite_check()
 
     def begin(self) -> None:
         """Keep what a step changes before its update."""
@@ -107,14 +107,15 @@ class StepGuard:
 
     def _are_all_finite(self, grads: list[Tensor]) -> bool:
         """Look at gradients by one call for all of them."""
-        if not _call_works():
+        check = self._check
+        if check is None:
             return all(map(_is_finite, grads))
         found, one = self._found, self._one
         if found is None or one is None or found.device != grads[0].device:
             self._found = found = torch.zeros(1, device=grads[0].device)
             self._one = one = torch.ones_like(found)
         try:
-            _look_at_all(grads, found, one)
+            check(grads, found, one)
         except (RuntimeError, NotImplementedError):  # sparse or complex ones
             return all(map(_is_finite, grads))
         if not found.item():
@@ -137,26 +138,3 @@ def _is_finite(value: Tensor) -> bool:
     if value.is_sparse:
         value = value.coalesce().values()
     return bool(value.isfinite().all())
-
-
-def _look_at_all(values: list[Tensor], found: Tensor, one: Tensor) -> None:
-    """Set ``found`` to 1 where a value is not finite; multiply all by ``one``."""
-    torch._amp_foreach_non_finite_check_and_unscale_(values, found, one)
-
-
-@functools.cache
-def _call_works() -> bool:
-    """Try the private call: it must find NaN and Inf, and leave all else alone."""
-    values = torch.tensor([1.5, -0.0, 1e-45, 3e38])
-    one, found = torch.ones(1), torch.zeros(1)
-    try:
-        given = [values.clone(), values.clone()]
-        _look_at_all(given, found, one)
-        is_quiet = not found.item() and all(torch.equal(v, values) for v in given)
-        for wrong in (math.nan, math.inf, -math.inf):
-            found.zero_()
-            _look_at_all([values.clone(), torch.tensor([0.0, wrong])], found, one)
-            is_quiet = is_quiet and found.item() == 1.0
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return is_quiet

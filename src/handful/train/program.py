@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handful.torch_private import schema_of
 from handful.train.kernel_calls import Way
 
 UNDECLARED = {
@@ -163,7 +164,7 @@ class Traits:
 @functools.cache
 def traits_of(function: Any) -> Traits:
     """Return what is known of an operation, an overload of ``torch.ops``."""
-    schema, tags = function._schema, function.tags
+    schema, tags = schema_of(function), function.tags
     name = str(schema.name.partition("::")[2])
     is_view = torch.Tag.inplace_view in tags
     undeclared = UNDECLARED.get(name, ())

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from handful.errors import ArgumentError
+from handful.torch_private import note_stepped
 from handful.train.schedules import Schedule, check_total
 from handful.train.torch_schedule import TorchSchedule
 
@@ -156,7 +157,7 @@ class Rates:
             if state:
                 self._schedule.load_state_dict(dict(state))
                 # What PyTorch's schedulers look at before they warn of a wrong order.
-                self._optimizer._opt_called = True  # type: ignore[attr-defined]
+                note_stepped(self._optimizer)
             return
         changes = [change and tuple(change) for change in state.get("changes", ())]
         if len(changes) == len(self._changes):

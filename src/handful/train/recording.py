@@ -6,13 +6,12 @@ batches are the same program unless the step decides something by its data or co
 something; a step that reads numbers back to decide is refused outright. No tensor that
 a step makes lives longer for being recorded.
 
-How operations and memory are seen is private to PyTorch and used in this file alone:
-where it is missing nothing can be recorded, and steps stay as they are.
+How operations and memory are seen is private to PyTorch: where `torch_private` does not
+find it, nothing can be recorded, and steps stay as they are.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from handful.torch_private import find_recorder
 from handful.train.kernel_calls import Ways
 from handful.train.program import (
     Memory,
@@ -96,16 +96,18 @@ def record_calls(run: Callable[[], Any]) -> list[Recorded] | str:
 
 def can_record() -> bool:
     """Say whether this PyTorch shows its operations, and tells when memory is free."""
-    return _find_private() is not None
+    return find_recorder() is not None
 
 
 def is_observed() -> bool:
     """Say whether somebody else looks at the operations of this thread's steps."""
-    count = getattr(torch._C, "_len_torch_dispatch_stack", None)
-    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    try:
-        return bool((count and count()) or (hooks and hooks(True)))
-    except TypeError:  # it takes other arguments here: nobody can tell
+    recorder = find_recorder()
+    if recorder is None or recorder.count_modes():
+        return True
+    try:  # refused where somebody's functions are shown what autograd keeps
+        with torch.autograd.graph.disable_saved_tensors_hooks("it is only tried"):
+            return False
+    except RuntimeError:
         return True
 
 
@@ -187,7 +189,9 @@ class _Writer:
         self._operations: list[Operation] = []
         self._memories: list[Memory] = []
         self._known: dict[int, tuple[int, Any]] = {}  # the memory, and who has it
-        self._watch = _find_private()
+        recorder = find_recorder()
+        assert recorder is not None, "asked for before by can_record"
+        self._watch = recorder.watch
         self._fixed = {address_of(tensor): tensor for tensor in fixed}
         self._own = {id(tensor) for tensor in fixed}
         for index, tensor in enumerate(inputs):
@@ -278,7 +282,7 @@ class _Writer:
     def _find(self, tensor: Tensor) -> int | None:
         """Return the memory that a tensor lies in; None if it is not known."""
         memory, owner = self._known.get(address_of(tensor), (None, None))
-        if isinstance(owner, self._watch[1]) and owner.expired():
+        if isinstance(owner, self._watch) and owner.expired():
             return None  # another one lies there now
         return memory
 
@@ -297,7 +301,7 @@ class _Writer:
             return
         storage = tensor.untyped_storage()
         is_made = kind == "made" and storage.nbytes() > 0
-        self._known[address] = index, self._watch[1](storage) if is_made else tensor
+        self._known[address] = index, self._watch(storage) if is_made else tensor
         if kind != "input":
             kept = None if kind == "made" else tensor.detach()
             self._memories.append(Memory(kind, source, int(storage.nbytes()), kept))
@@ -345,23 +349,12 @@ def _why_refused(operation: Operation, args: Any, returned: Any) -> str | None:
 _MASKS = (torch.bool, torch.uint8)
 
 
-def _find_private() -> Any:
-    """Return the base of modes and the weak reference to memory; None without them."""
-    try:
-        modes = importlib.import_module("torch.utils._python_dispatch")
-        memory = importlib.import_module("torch.multiprocessing.reductions")
-    except ImportError:
-        return None
-    found = (
-        getattr(modes, "TorchDispatchMode", None),
-        getattr(memory, "StorageWeakRef", None),
-    )
-    return None if None in found else found
-
-
 def _make_mode(writer: _Writer | _Calls) -> Any:
     """Return a mode that writes down each operation below autograd."""
-    base: Any = _find_private()[0]
+    recorder = find_recorder()
+    assert recorder is not None, "asked for before by can_record"
+
+    base: Any = recorder.mode
 
     class Mode(base):  # type: ignore[misc]
         def __torch_dispatch__(

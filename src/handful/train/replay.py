@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handful.train.kernel_calls import OutCall, Way, call_directly
+from handful.torch_private import without_python
+from handful.train.kernel_calls import OutCall, Way
 from handful.train.program import Operation, Place, Program, find_places
 from handful.train.replay_plan import (
     is_dense,
@@ -289,7 +290,7 @@ class Builder:
             return None
         way = operation.way
         if way is None or isinstance(way, OutCall):
-            way = call_directly(operation.function)
+            way = without_python(operation.function)
         return self._bind(index, way, [])
 
     def _is_new(self, place: Place) -> bool:

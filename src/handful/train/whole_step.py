@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from handful.torch_private import schema_of
 from handful.train.engine import Played
 from handful.train.kernels import FusedUpdate
 from handful.train.native import NativeReplay, PlayerError
@@ -173,7 +174,7 @@ class WholeStep:
         rates = 0
         for call in calls:
             kwargs = dict(call.kwargs)
-            if "_fused_" in call.function._schema.name:
+            if "_fused_" in schema_of(call.function).name:
                 rates += 1
                 kwargs["lr"] = self._add_variable()
                 self._player.add_rate(kwargs["lr"].index)

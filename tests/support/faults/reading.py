@@ -26,16 +26,30 @@ def read_all(say: Say, loader: Any) -> None:
     kept: list[Any] = []
     error: BaseException | None = None
     say(batches_begin=True)
-    try:
+    batches = iter(loader)
+    while True:
         try:
-            kept.extend(loader)
-        except Exception as first:
-            error = first
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    except RuntimeError as again:
-        # PyTorch's handler of SIGCHLD may tell of a death once more, wherever we are.
-        error = error or again.__context__ or again
+            try:
+                kept.extend(batches)
+            except Exception as first:
+                error = first
+                if _is_of_handler(first):
+                    continue
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            break
+        except RuntimeError as again:
+            error = error or again
     if error is not None:
         shown = "".join(traceback.format_exception(error))[-3000:]
         say(error=type(error).__name__, message=str(error)[:3000], shown=shown)
     say(batches=len(kept))
+
+
+def _is_of_handler(error: Exception) -> bool:
+    """Say whether PyTorch's handler of SIGCHLD told of a death outside of the loader.
+
+    It does so wherever the process is just then; the loader says more when it is asked.
+    """
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    is_own = type(error) is RuntimeError and "DataLoader worker (pid" in str(error)
+    return is_own and "torch_path" not in frames
