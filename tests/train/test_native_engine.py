@@ -78,6 +78,24 @@ def test_an_epoch_is_played_in_one_call(played: list[int]) -> None:
     assert_same(native, train("eager"))
 
 
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"accumulate": 2}, 10),
+        ({"accumulate": 3}, 6),  # and one of two batches
+        ({"micro_batch_size": 4}, 20),
+        ({"accumulate": 2, "micro_batch_size": 5, "clip_norm": 0.1}, 10),
+    ],
+    ids=str,
+)
+def test_steps_of_several_batches_are_played_many_a_call(
+    options: dict[str, Any], steps: int, played: list[int]
+) -> None:
+    native = train("captured", **options)
+    assert max(played) == steps
+    assert_same(native, train("eager", **options))
+
+
 def test_calls_end_where_a_validation_or_the_end_is_due(played: list[int]) -> None:
     options = {"valid_every": 7, "max_steps": 65}
     native = train("captured", **options)
@@ -201,10 +219,11 @@ def dropping() -> nn.Module:
 
 
 @pytest.mark.parametrize("make", [net, dropping])
-@pytest.mark.parametrize("unit", ["step", "epoch"])
+@pytest.mark.parametrize(("unit", "batches"), [("step", 1), ("epoch", 1), ("step", 2)])
 def test_a_step_within_a_call_is_left_out_as_ever(
     make: Callable[[], nn.Module],
     unit: str,
+    batches: int,
     played: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -213,6 +232,7 @@ def test_a_step_within_a_call_is_left_out_as_ever(
     for engine in ("captured", "eager"):
         values = X.clone()
         options = {"on_nonfinite": "skip", "schedule": f"cosine:unit={unit}"}
+        options["accumulate"] = batches  # type: ignore[assignment]
         done = train(engine, Spoils(values, 2), data=(values, Y), **options)
         results.append((*done, torch.get_rng_state()))
     native, eager = results
@@ -224,12 +244,13 @@ def test_a_step_within_a_call_is_left_out_as_ever(
         for _, run, _ in results
     ]
     assert said[0] == said[1]
-    assert max(played) == 20
+    assert max(played) == 20 // batches
     assert 0 in played  # the step that was left out
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
 def test_a_run_that_is_stopped_within_a_call_keeps_the_state_before_that_step(
-    tmp_path: Any,
+    accumulate: int, tmp_path: Any
 ) -> None:
     kept = []
     for engine in ("captured", "eager"):
@@ -238,6 +259,7 @@ def test_a_run_that_is_stopped_within_a_call_keeps_the_state_before_that_step(
         for layer in (model[0], model[3]):  # type: ignore[index]
             layer.reset_parameters()
         options = {"loss": "cross_entropy", "progress": "off", "num_threads": 1}
+        options["accumulate"] = accumulate
         trainer = Trainer(
             model, engine=engine, callbacks=[Spoils(values, 3)], lr=0.01, **options
         )

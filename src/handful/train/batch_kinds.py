@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,62 @@ class Kind:
     seconds: float = float("inf")
     samples: int = 0
     saved_seconds: float = 0.0
+
+
+def flatten_step(batches: Sequence[Any]) -> tuple[list[Tensor], Hashable]:
+    """Return the tensors of a step's micro-batches, and what steps of a kind share.
+
+    Args:
+        batches: The micro-batches.
+
+    Returns:
+        What `flatten_batch` does, of all of them.
+    """
+    return flatten_batch(batches[0] if len(batches) == 1 else tuple(batches))
+
+
+def with_own_memory(
+    batches: Sequence[Any], inputs: Sequence[Tensor]
+) -> tuple[Sequence[Any], Sequence[Tensor]]:
+    """Return micro-batches, and their tensors, of which no two share memory.
+
+    Those that were cut from one batch do; what is recorded tells tensors apart by their
+    memory. Tensors begin where they did, as far as that may decide the last bits.
+
+    Args:
+        batches: The micro-batches.
+        inputs: Their tensors, as `flatten_step` lists them.
+    """
+    where = [tensor.untyped_storage().data_ptr() for tensor in inputs]
+    if len(set(where)) == len(where):
+        return batches, inputs
+    copies = {id(tensor): _copy_aligned(tensor) for tensor in inputs}
+    own = [copies[id(tensor)] for tensor in inputs]
+    return [_replace(batch, copies) for batch in batches], own
+
+
+def _copy_aligned(tensor: Tensor) -> Tensor:
+    size = tensor.element_size()
+    span = sum(
+        (count - 1) * stride
+        for count, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    memory = torch.empty((span + 1) * size + 2 * ALIGNMENT, dtype=torch.uint8)
+    offset = (tensor.data_ptr() - memory.data_ptr()) % ALIGNMENT
+    if offset % size:  # PyTorch's tensors begin at a multiple of their numbers' size
+        raise ValueError("a tensor begins within a number")
+    whole = memory[offset : offset + (span + 1) * size].view(tensor.dtype)
+    return whole.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
+
+
+def _replace(value: Any, copies: dict[int, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return copies[id(value)]
+    if isinstance(value, (list, tuple)):
+        return type(value)([_replace(item, copies) for item in value])
+    if isinstance(value, dict):
+        return {key: _replace(item, copies) for key, item in value.items()}
+    return value
 
 
 def flatten_batch(batch: Any) -> tuple[list[Tensor], Hashable]:

@@ -15,6 +15,7 @@ forward, loss and backward; clipping and the update are the eager engine's.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -22,12 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handful.train.batch_kinds import Kind, flatten_batch
+from handful.train.batch_kinds import Kind, flatten_step, with_own_memory
 from handful.train.batches import count_samples
 from handful.train.engine import EagerEngine, StepResult
 from handful.train.kernel_calls import Ways
 from handful.train.model_guard import Snapshot, effects_noticed, why_not_recordable
 from handful.train.program import Place, Program
+from handful.train.recorded_step import own, read_shown, run_step
 from handful.train.recording import can_record, is_observed, record
 from handful.train.replay import Replay
 from handful.train.replay_proof import (
@@ -48,9 +50,6 @@ MOST_RESTARTS = 4
 WORTHWHILE_STEPS = 48
 """Steps of a kind that must be to come for recording them to be worth it: recording and
 proving take as long as some six steps, and replays save an eighth of a step or more."""
-
-_GRADS = 4
-"""Results before the gradients: loss, weight, output, target."""
 
 FAILURES = (RuntimeError, ValueError, TypeError, LookupError, NotImplementedError)
 """Errors of a replay, which the step itself may have or not."""
@@ -117,12 +116,9 @@ class CapturedEngine(EagerEngine):
     def _fill_gradients(self, batches: Sequence[Any]) -> StepResult:
         if not self._is_on or self._on_first is not None:
             return super()._fill_gradients(batches)
-        if len(batches) != 1:
-            self._say_not("they have several batches")
-            return super()._fill_gradients(batches)
         if self._is_watched:
             self.look_again()
-        inputs, key = flatten_batch(batches[0])
+        inputs, key = flatten_step(batches)
         kind = self._kinds.get((key, self._observe is None))
         if kind is not None and kind.replay is not None:
             return self._replay(kind, kind.replay, inputs)
@@ -181,19 +177,16 @@ class CapturedEngine(EagerEngine):
                 grad = grad.clone()
             if param.grad is not grad:
                 param.grad = grad
-        return self._tell(results, kind.samples)
+        return self._tell(results, kind)
 
-    def _tell(self, results: Sequence[Any], samples: int) -> StepResult:
+    def _tell(self, results: Sequence[Any], kind: Kind) -> StepResult:
         """Return what a step did; its tensors are not those of the next step."""
-        loss, weight, output, target = results[:_GRADS]
-        loss = loss.clone()
-        if isinstance(weight, Tensor):
-            weight = weight.clone()
+        loss, weight = map(own, results[:2])
         if self._observe is not None:
-            shown = StepOutput(loss, weight, output.clone(), target.clone())
-            shown.ignore_index = self._criterion_step.criterion.ignore_index
-            self._observe(shown)
-        return StepResult(loss, weight, samples)
+            for made in read_shown(results, len(kind.grads)):
+                made.ignore_index = self._criterion_step.criterion.ignore_index
+                self._observe(made)
+        return StepResult(loss, weight, kind.samples)
 
     def _record(
         self, kind: Kind, batches: Sequence[Any], inputs: Sequence[Tensor]
@@ -217,7 +210,7 @@ class CapturedEngine(EagerEngine):
             after = State(buffers)
             before.put_back()
             try:
-                program = self._write_down(kind, batches[0], inputs, result)
+                program = self._write_down(kind, batches, inputs, result)
             except FAILURES as error:
                 program = f"it can't be recorded ({error})"
             finally:
@@ -241,13 +234,27 @@ class CapturedEngine(EagerEngine):
         return result
 
     def _write_down(
-        self, kind: Kind, batch: Any, inputs: Sequence[Tensor], result: StepResult
+        self,
+        kind: Kind,
+        batches: Sequence[Any],
+        inputs: Sequence[Tensor],
+        result: StepResult,
     ) -> Program | str:
         """Record a step that was done; the second time, with the ways to call it."""
         params = self._parameters()
         fixed = [*params, *self._model.parameters(), *self._model.buffers()]
         ways = None if kind.program is None else self._ways
-        results, program = record(lambda: self._run(batch), inputs, fixed, ways)
+        if len(batches) != 1:
+            batches, inputs = with_own_memory(batches, inputs)
+        run = functools.partial(
+            run_step,
+            self._model,
+            self._criterion_step,
+            params,
+            batches,
+            is_shown=self._observe is not None,
+        )
+        results, program = record(run, inputs, fixed, ways)
         # Watched by PyTorch's own means, some operations compute in another way.
         if not self._is_same(result, [digest(value) for value in results]):
             return "its numbers are others when it is recorded"
@@ -257,7 +264,7 @@ class CapturedEngine(EagerEngine):
         """Say whether loss, weight and gradients are those of a step just done."""
         grads = [param.grad for param in self._parameters()]
         done = [digest(value) for value in (result.loss, result.weight, *grads)]
-        return [*digests[:2], *digests[_GRADS:]] == done
+        return [*digests[:2], *digests[len(digests) - len(grads) :]] == done
 
     def _begin(self) -> str | None:
         """Look at the model before it is first recorded; return what forbids it."""
@@ -278,18 +285,6 @@ class CapturedEngine(EagerEngine):
                 return f"what it depends on can't be looked at ({error})"
             reason = self._known.reason
         return reason
-
-    def _run(self, batch: Any) -> tuple[Any, ...]:
-        """Do forward, loss and backward; what is not wanted is None."""
-        made = self._step.mean(self._model, batch)
-        params = self._parameters()
-        asked = [param for param in params if param.requires_grad]
-        found = iter(torch.autograd.grad(made.loss, asked, allow_unused=True))
-        grads = [next(found) if param.requires_grad else None for param in params]
-        shown = (None, None)
-        if self._observe is not None:
-            shown = made.output, made.target
-        return (made.loss.detach(), made.weight, *shown, *grads)
 
     def _take(self, kind: Kind, program: Program | str) -> None:
         """Take in what was recorded of a step."""
@@ -315,8 +310,11 @@ class CapturedEngine(EagerEngine):
             values = [*operation.args, *operation.kwargs.values()]
             if any(isinstance(value, torch.Generator) for value in values):
                 return "its step has a generator of its own"
-        shown = program.results[2:_GRADS]
-        if self._observe is not None and not all(isinstance(p, Place) for p in shown):
+        if self._observe is not None and not all(
+            isinstance(place, Place)
+            for made in read_shown(program.results, len(self._parameters()))
+            for place in (made.output, made.target)
+        ):
             return "its output or target is no tensor"
         return None
 
@@ -326,7 +324,9 @@ class CapturedEngine(EagerEngine):
         """Say where each gradient is found, and whether it must be copied."""
         memories = [getattr(p, "memory", None) for p in program.results]
         plan: list[Any] = []
-        for position, param in enumerate(self._parameters(), start=_GRADS):
+        params = self._parameters()
+        first = len(program.results) - len(params)
+        for position, param in enumerate(params, start=first):
             place = program.results[position]
             if place is None:
                 plan.append((param, position, None))
@@ -366,7 +366,7 @@ class CapturedEngine(EagerEngine):
             self._give_up(kind, "a replay is no faster")
         else:
             kind.grads = self._plan_gradients(program, replay)
-            kind.replay, kind.samples = replay, count_samples(batches[0])
+            kind.replay, kind.samples = replay, sum(map(count_samples, batches))
             kind.saved_seconds = kind.seconds - trial.seconds
             self._on_note(
                 f"Steps of {kind.samples} samples are replayed{player}: forward and "

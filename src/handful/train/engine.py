@@ -255,7 +255,7 @@ class EagerEngine:
             total = total + made.weight
             sums |= {k: v + sums.get(k, 0) for k, v in made.sums.items()}
         assert loss_sum is not None
-        self._scale_gradients(_share(divisor, total))
+        self._scale_gradients(share_of(divisor, total))
         return StepResult(loss_sum / total, total, sum(counts), sums=sums)
 
     def _go_backward(self, loss: Tensor) -> None:
@@ -355,8 +355,13 @@ class _LeftOutError(Exception):
     """Leads out of an optimiser whose step is not to be done."""
 
 
-def _share(part: int, total: Weight) -> float | Tensor:
-    """Return ``part / total``, 0 where nothing has any weight."""
+def share_of(part: int, total: Weight) -> float | Tensor:
+    """Return ``part / total``, 0 where nothing has any weight.
+
+    Args:
+        part: A number of samples.
+        total: The weight of several micro-batches.
+    """
     if isinstance(total, Tensor):
         return torch.where(total > 0, part / total, 0.0)
     return part / total if total > 0 else 0.0

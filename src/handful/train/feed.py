@@ -55,7 +55,7 @@ class Feed:
 
     Attributes:
         delivered: Batches of the current epoch that were handed out; 0 between epochs.
-        ahead: Batches that were handed out beyond the last step, which are still to do.
+        ahead: Steps that were handed out beyond the last one, which are still to do.
         steps_per_epoch: Steps of an epoch; None where the loader has no length.
     """
 
@@ -69,7 +69,7 @@ class Feed:
     ) -> None:
         self.delivered = 0
         self.ahead = 0
-        self._in_step = 0
+        self._sizes: list[int] = []  # batches of each step that was handed out last
         self._group: list[Any] = []
         self._length = loader_length(loader)
         self.steps_per_epoch = self._length and -(-self._length // accumulate)
@@ -144,14 +144,13 @@ class Feed:
             if len(stretch) >= limit or self.is_at_end:
                 yield stretch
                 stretch = []
+                self._sizes.clear()
 
     def _can_look_ahead(self) -> bool:
         loader: Any = self._loader
         return (
             self._kind == "seeded"
             and self._length is not None
-            and self._accumulate == 1
-            and self._micro_batch_size is None
             and isinstance(loader.batch_transform, _BY_THE_CHUNK)
             and type(loader.dataset) in _IN_ARRAYS
         )
@@ -210,8 +209,9 @@ class Feed:
     @property
     def step_batches(self) -> tuple[int, int]:
         """Numbers of the first and last batch of the last step, from 1 on."""
-        last = self.delivered - self.ahead
-        return last - self._in_step + 1, last
+        done = len(self._sizes) - self.ahead
+        last = self.delivered - sum(self._sizes[done:])
+        return last - sum(self._sizes[:done][-1:]) + 1, last
 
     def step_samples(self) -> list[int] | None:
         """Return the data set's indices of the last step's samples, where known."""
@@ -239,8 +239,10 @@ class Feed:
         """
         if self._kind == "own":
             return
-        self.delivered -= self._in_step + self.ahead
-        self._in_step = self.ahead = 0
+        done = len(self._sizes) - self.ahead
+        self.delivered -= sum(self._sizes[max(done - 1, 0) :])
+        self._sizes.clear()
+        self.ahead = 0
         if self._kind == "replayed" and not self.delivered:
             state = {"delivered": 0, "kind": self._kind, **self._measures()}
             self._state = {**state, "generators": self._at_start}
@@ -315,7 +317,8 @@ class Feed:
         return batches
 
     def _begin_step(self, group: list[Any]) -> None:
-        self._group, self._in_step = group, len(group)
+        self._group = group
+        self._sizes.append(len(group))
 
     def _split(self, group: list[Any]) -> list[Any]:
         size = self._micro_batch_size

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from handful.train.averaging import AveragedWeights
-from handful.train.batch_kinds import Kind, flatten_batch
+from handful.train.batch_kinds import Kind, flatten_step
 from handful.train.captured import FAILURES, CapturedEngine
 from handful.train.engine import Played, StepResult
 from handful.train.kernels import FusedUpdate
@@ -87,9 +87,9 @@ class NativeEngine(CapturedEngine):
 
     def step(self, batches: Sequence[Any]) -> StepResult:
         """Do one step; see `Engine.step`."""
-        if not self._is_on or len(batches) != 1 or not self._may_be_whole():
+        if not self._is_on or not self._may_be_whole():
             return super().step(batches)
-        inputs, key = flatten_batch(batches[0])
+        inputs, key = flatten_step(batches)
         kind = self._kinds.get((key, True))
         replay = None if kind is None else kind.replay
         if not isinstance(replay, NativeReplay) or key in self._wholes:
@@ -101,11 +101,9 @@ class NativeEngine(CapturedEngine):
         self, stretch: Sequence[Any], rates: Sequence[Sequence[float]]
     ) -> Played | None:
         """Do the first steps of some that are of one kind; see `Engine.play`."""
-        if len(stretch[0]) != 1:
-            return None
         if self._is_watched:
             self.look_again()
-        inputs, key = flatten_batch(stretch[0][0])
+        inputs, key = flatten_step(stretch[0])
         whole = self._wholes.get(key)
         if whole is None or not self._may_be_whole():
             return None
@@ -114,7 +112,7 @@ class NativeEngine(CapturedEngine):
             return None
         rows = [inputs]
         for batches in stretch[1:]:
-            inputs, other = flatten_batch(batches[0])
+            inputs, other = flatten_step(batches)
             if other != key:
                 break
             rows.append(inputs)
