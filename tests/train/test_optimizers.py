@@ -223,6 +223,7 @@ def test_the_rate_is_the_default_where_none_is_given() -> None:
 # Limits
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon")
 def test_muon_lists_the_parameters_that_are_not_2d() -> None:
     model = make_mlp()
     with pytest.raises(
