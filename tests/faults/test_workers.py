@@ -43,7 +43,7 @@ def test_worker_that_dies_is_named_with_its_pid_and_samples(
 ) -> None:
     for workers in range(2, choose(3, 7)):
         job = read(how, num_workers=workers)
-        assert job.get("error") == "WorkerError"
+        assert job.get("error") == "WorkerError", job.get("shown")
         assert re.search(rf"pid \d+, .*{cause}", job.get("message"))
         held = re.search(r"and held samples ([\d, ]+)", job.get("message"))
         assert held is not None

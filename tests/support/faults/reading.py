@@ -26,10 +26,11 @@ def read_all(say: Say, loader: Any) -> None:
     kept: list[Any] = []
     error: BaseException | None = None
     say(batches_begin=True)
-    batches = iter(loader)
+    batches: Any = None
     while True:
         try:
             try:
+                batches = iter(loader) if batches is None else batches
                 kept.extend(batches)
             except Exception as first:
                 error = first
