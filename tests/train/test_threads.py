@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,20 @@ def test_what_is_tiny_gets_one_thread_unmeasured(
     assert Calls.count >= 4
 
 
-def test_steps_that_will_be_replayed_are_timed_as_replays() -> None:
+def test_steps_that_will_be_replayed_are_timed_as_replays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measuring, "SLOW_SECONDS", math.inf)
     Calls.count = 0
     assert measure(Calls(4, 3), replays=True) in (1, 2)
     assert Calls.count == 3  # looked at twice, recorded, and no longer called then
     reads = Reads()
     assert measure(reads, replays=True) in (1, 2)
     assert reads.weight.grad is None
+    monkeypatch.setattr(measuring, "SLOW_SECONDS", 0.0)
+    Calls.count = 0
+    measure(Calls(4, 3), replays=True)
+    assert Calls.count > 3  # slow: what Python does is of no account
 
 
 class Reads(nn.Linear):
