@@ -190,3 +190,10 @@ def test_values_of_another_kind_are_refused(key: str, value: object) -> None:
 )
 def test_recipe_in_a_file_has_one_spelling(given: str, one: str) -> None:
     assert normalize_recipe(given) == one
+
+
+def test_a_number_that_no_float_can_hold_is_none() -> None:
+    with pytest.raises(
+        ArgumentError, match="momentum of optimizer 'sgd' must be a fin"
+    ):
+        check_argument_values("optimizer", Choice("sgd", {"momentum": 10**400}))

@@ -13,6 +13,7 @@ _SECONDS = {
     **dict.fromkeys(("h", "hour", "hours"), 3600),
 }
 _TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
+_MOST_STEPS = 2**53
 _MOST_SECONDS = 1e9
 
 
@@ -67,7 +68,8 @@ def parse_save_every(value: object, *, name: str = "save_every") -> SaveTimes:
     found = _TEXT.fullmatch(value) if isinstance(value, str) else None
     if found is not None:
         number, unit = float(found[1]), found[2]
-        if unit in ("step", "steps") and number >= 1 and found[1].isdecimal():
+        is_whole = found[1].isdecimal() and 1 <= number <= _MOST_STEPS
+        if unit in ("step", "steps") and is_whole:
             return SaveTimes(steps=int(found[1]))
         if unit in _SECONDS and 0 < number * _SECONDS[unit] <= _MOST_SECONDS:
             return SaveTimes(seconds=number * _SECONDS[unit])
