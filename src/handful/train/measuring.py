@@ -27,6 +27,7 @@ from handful.train.memory_format import MEMORY_FORMATS, lay_out, takes_images
 from handful.train.model_guard import has_hooks, why_not_recordable
 from handful.train.native import NativeReplay, PlayerError
 from handful.train.player_library import load_library
+from handful.train.recorded_step import run_step
 from handful.train.recording import can_record, record
 from handful.train.replay import Replay
 from handful.train.step import CriterionStep, Step
@@ -200,14 +201,14 @@ def _make_replay(
     if key is None or not can_record() or why_not_recordable(model) is not None:
         return None
 
-    def run() -> tuple[Any, ...]:
-        made = step.mean(model, batch)
-        grads = torch.autograd.grad(made.loss, params, allow_unused=True)
-        return (made.loss.detach(), *grads)
-
     fixed = [*model.parameters(), *model.buffers()]
     try:
-        _, program = record(run, inputs, fixed, Ways())
+        _, program = record(
+            lambda: run_step(model, step, params, [batch], is_shown=False),
+            inputs,
+            fixed,
+            Ways(),
+        )
         if isinstance(program, str):
             return None
         replay = Replay(program) if load_library() is None else NativeReplay(program)
